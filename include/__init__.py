@@ -1,0 +1,1 @@
+"""The nouns of Daybreak: configuration, runs, snapshots, models, scores, prediction tables."""

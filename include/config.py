@@ -1,0 +1,198 @@
+"""The schema of pipeline.yaml: what a pipeline may say, and what it means when it is silent."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from include.partition import Grain
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+# Columns that every prediction row carries, in this order after the key, the pass-through columns
+# and the score; a pipeline's own columns may not take their names.
+LINEAGE_COLUMNS = ("model_name", "model_version", "model_digest", "run_id", "scored_at")
+PARTITION_COLUMNS = ("as_of", "version")
+
+
+class Section(BaseModel):
+    # A run is planned with the JSON of its configuration; JSON has no number for an open bound.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Schedule(Section):
+    """When the run starts and by when it must be done; cron and deadline are in `timezone`."""
+
+    cron: str | None = None
+    timezone: str = "UTC"
+    start_date: dt.date = dt.date(2020, 1, 1)
+    deadline: dt.time | None = None
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError(f"{name!r} is no IANA time zone such as Europe/Berlin or UTC")
+        return name
+
+    @field_validator("deadline", "start_date", mode="before")
+    @classmethod
+    def _written_out(cls, value: object) -> object:
+        # pydantic would take a number for seconds since midnight, or since 1970.
+        if isinstance(value, int | float):
+            raise ValueError("write a time as '08:00' and a date as 2020-01-31")
+        return value
+
+    @field_validator("deadline")
+    @classmethod
+    def _in_the_zone(cls, deadline: dt.time | None) -> dt.time | None:
+        if deadline is not None and deadline.tzinfo is not None:
+            raise ValueError("a deadline is in `timezone` and has no offset of its own")
+        return deadline
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+class PartitionRule(Section):
+    """A run is for the partition of its local date, less `lag` partitions."""
+
+    grain: Grain = "day"
+    lag: Annotated[int, Field(ge=0, strict=True)] = 0
+
+
+class Warehouse(Section):
+    """Where features.sql runs; `connection` names an Airflow connection (see connections.py)."""
+
+    kind: Literal["duckdb"]
+    connection: str
+
+
+class Model(Section):
+    """A registered MLflow model.
+
+    `output` is what the score column holds: `probability` is P(second class) of a binary
+    classifier, `value` is the prediction of a regressor as it is.
+    """
+
+    name: str
+    alias: str = "production"
+    output: Literal["probability", "value"]
+
+
+class SnapshotRule(Section):
+    """Rows of one part: the unit of parallelism, retry and resume, and of memory."""
+
+    part_rows: Annotated[int, Field(ge=1, strict=True)] = 100_000
+
+
+class Freshness(Section):
+    """The newest value of `column` lies at most `max_age_hours` before the partition's end."""
+
+    column: Identifier
+    max_age_hours: Annotated[float, Field(gt=0)]
+
+
+class Gate(Section):
+    """What the snapshot must hold before anything is scored, beside suite.yaml."""
+
+    min_rows: Annotated[int, Field(ge=1, strict=True)] = 1
+    max_rows: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_quarantined_share: Share = 0.0
+    freshness: Freshness | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Gate:
+        if self.max_rows is not None and self.max_rows < self.min_rows:
+            raise ValueError(f"max_rows ({self.max_rows}) is below min_rows ({self.min_rows})")
+        return self
+
+
+class Engine(Section):
+    """Where the parts are scored. `workers: 0` takes one per core of this machine."""
+
+    kind: Literal["local"] = "local"
+    workers: Annotated[int, Field(ge=0, strict=True)] = 0
+
+
+class Audit(Section):
+    """What a version must hold before readers see it.
+
+    A PSI of its scores against the version that it follows above `max_score_psi` holds it for a
+    person. Scores lie in `score_range`; without one, a probability lies in [0, 1].
+    """
+
+    score_range: tuple[float, float] | None = None
+    max_score_psi: Annotated[float, Field(gt=0)] = 0.5
+
+    @field_validator("score_range")
+    @classmethod
+    def _ordered(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and not bounds[0] < bounds[1]:
+            raise ValueError(f"score_range {list(bounds)} is not [low, high]")
+        return bounds
+
+
+class Predictions(Section):
+    """The versioned table. Without `uri` it lies in the workspace."""
+
+    kind: Literal["delta"] = "delta"
+    uri: str | None = None
+    score_column: Identifier = "score"
+    pass_through: tuple[Identifier, ...] = ()
+    audit: Audit = Audit()
+
+
+class Drift(Section):
+    """Columns are compared with the training reference and with the `trailing` partitions before.
+
+    A column's population stability index above `warn_psi` or `alert_psi` gives its verdict, once
+    it is also beyond what samples of that size show by chance. `ignore` names columns that move
+    by design, such as the weekday of a daily partition.
+    """
+
+    trailing: Annotated[int, Field(ge=0, strict=True)] = 28
+    warn_psi: Annotated[float, Field(gt=0)] = 0.1
+    alert_psi: Annotated[float, Field(gt=0)] = 0.25
+    ignore: tuple[str, ...] = ()
+    evidently_rows: Annotated[int, Field(ge=0, strict=True)] = 5_000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Drift:
+        if self.alert_psi < self.warn_psi:
+            raise ValueError(f"alert_psi ({self.alert_psi}) is below warn_psi ({self.warn_psi})")
+        return self
+
+
+class PipelineConfig(Section):
+    """One pipeline.yaml. Unknown keys fail."""
+
+    description: Annotated[str, Field(min_length=1)]
+    owner: str = "daybreak"
+    tags: tuple[str, ...] = ()
+    schedule: Schedule = Schedule()
+    partition: PartitionRule = PartitionRule()
+    warehouse: Warehouse
+    key: Annotated[tuple[Identifier, ...], Field(min_length=1)]
+    model: Model
+    snapshot: SnapshotRule = SnapshotRule()
+    gate: Gate = Gate()
+    engine: Engine = Engine()
+    predictions: Predictions = Predictions()
+    drift: Drift = Drift()
+
+    @model_validator(mode="after")
+    def _no_column_twice(self) -> PipelineConfig:
+        named = [*self.key, *self.predictions.pass_through, self.predictions.score_column]
+        reserved = {*LINEAGE_COLUMNS, *PARTITION_COLUMNS} & set(named)
+        if reserved:
+            raise ValueError(f"{sorted(reserved)} are columns that Daybreak adds itself")
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice} stand more than once in key, pass_through and score_column")
+        return self

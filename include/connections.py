@@ -1,0 +1,119 @@
+"""Connections by id, as Airflow names them, wherever a step runs.
+
+Looked up in AIRFLOW_CONN_<ID>, then in the orchestrator's own store where one was registered, then
+in airflow_settings.yaml, which Astro and this project use for local development.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import yaml
+
+from include.errors import BadConfig
+from include.settings import PROJECT, connection_variable, settings
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An Airflow connection; `repr` hides what is secret in it."""
+
+    id: str
+    kind: str
+    host: str = ""
+    login: str = ""
+    schema: str = ""
+    port: int | None = None
+    password: str = field(default="", repr=False)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def path(self) -> Path:
+        """The file that the connection names; a relative path starts at the project."""
+        return PROJECT / self.host
+
+
+_orchestrator: Callable[[str], Connection | None] | None = None
+
+
+def use_connections_of(lookup: Callable[[str], Connection | None]) -> None:
+    """Let an orchestrator answer for the connections that the environment does not have."""
+    global _orchestrator
+    _orchestrator = lookup
+
+
+def connection(connection_id: str) -> Connection:
+    """The connection, or a BadConfig that says where one was looked for."""
+    variable = connection_variable(connection_id)
+    if variable is not None:
+        return _from_variable(connection_id, variable)
+    found = _orchestrator(connection_id) if _orchestrator else None
+    found = found or _from_file(connection_id, settings().connections_file)
+    if found is None:
+        raise BadConfig(
+            f"there is no connection {connection_id!r}",
+            do=f"set AIRFLOW_CONN_{connection_id.upper()}, or add it to Airflow's connections or "
+            f"to {settings().connections_file.name}",
+        )
+    return found
+
+
+def _from_variable(connection_id: str, text: str) -> Connection:
+    """Airflow's two forms: JSON, or a URI with every part percent-encoded."""
+    if text.lstrip().startswith("{"):
+        try:
+            values = json.loads(text)
+            extra = values.get("extra") or {}
+            return Connection(
+                id=connection_id,
+                kind=values.get("conn_type", ""),
+                host=values.get("host") or "",
+                login=values.get("login") or "",
+                schema=values.get("schema") or "",
+                port=int(values["port"]) if values.get("port") else None,
+                password=values.get("password") or "",
+                extra=json.loads(extra) if isinstance(extra, str) else extra,
+            )
+        except (ValueError, AttributeError):
+            raise BadConfig(
+                f"AIRFLOW_CONN_{connection_id.upper()} starts with a brace but is no JSON object "
+                "of a connection",
+                do="see Airflow's documentation of the JSON form",
+            ) from None
+    split = urlsplit(text)
+    query = dict(parse_qsl(split.query))
+    # Airflow's URI form writes a file's path as the host, percent-encoded.
+    host, schema = unquote(split.netloc.rpartition("@")[2].partition(":")[0]), split.path
+    return Connection(
+        id=connection_id,
+        kind=split.scheme,
+        host=host or unquote(schema),
+        login=unquote(split.username or ""),
+        schema=unquote(schema.lstrip("/")) if host else "",
+        port=split.port if host else None,
+        password=unquote(split.password or ""),
+        extra=json.loads(query["__extra__"]) if "__extra__" in query else query,
+    )
+
+
+def _from_file(connection_id: str, file: Path) -> Connection | None:
+    if not file.is_file():
+        return None
+    content = yaml.safe_load(file.read_text("utf-8")) or {}
+    for entry in (content.get("airflow") or {}).get("connections") or []:
+        if entry.get("conn_id") == connection_id:
+            return Connection(
+                id=connection_id,
+                kind=entry.get("conn_type") or "",
+                host=entry.get("conn_host") or "",
+                login=entry.get("conn_login") or "",
+                schema=entry.get("conn_schema") or "",
+                port=int(entry["conn_port"]) if entry.get("conn_port") else None,
+                password=entry.get("conn_password") or "",
+                extra=entry.get("conn_extra") or {},
+            )
+    return None

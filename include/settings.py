@@ -1,0 +1,80 @@
+"""The environment: where things are. The one module that reads environment variables."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from include.errors import BadConfig
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# The telemetry of dependencies, off unless the user's own environment turns it on.
+_QUIET = {
+    "GX_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`home` holds what Daybreak makes on this machine; the URIs may lie anywhere else.
+
+    `workspace` and `registry` are URIs, `pipelines` the folder that holds the pipeline folders,
+    `connections_file` an airflow_settings.yaml whose connections are the last resort.
+    """
+
+    home: Path
+    workspace: str
+    registry: str
+    pipelines: Path
+    cache: Path
+    connections_file: Path
+
+
+def settings() -> Settings:
+    """The settings of this process, from DAYBREAK_* variables and their defaults."""
+    home = Path(os.environ.get("DAYBREAK_HOME") or PROJECT / ".daybreak").absolute()
+    return Settings(
+        home=home,
+        workspace=_uri(os.environ.get("DAYBREAK_WORKSPACE") or str(home / "workspace")),
+        registry=(
+            os.environ.get("DAYBREAK_REGISTRY")
+            or os.environ.get("MLFLOW_TRACKING_URI")
+            or f"sqlite:///{home / 'mlflow.db'}"
+        ),
+        pipelines=Path(os.environ.get("DAYBREAK_PIPELINES") or PROJECT / "include" / "pipelines"),
+        cache=Path(os.environ.get("DAYBREAK_CACHE") or home / "cache"),
+        connections_file=Path(
+            os.environ.get("DAYBREAK_CONNECTIONS_FILE") or PROJECT / "airflow_settings.yaml"
+        ),
+    )
+
+
+def connection_variable(connection_id: str) -> str | None:
+    """The value of AIRFLOW_CONN_<ID>, a URI or JSON, where the environment has one."""
+    return os.environ.get(f"AIRFLOW_CONN_{connection_id.upper()}") or None
+
+
+@cache
+def silence_telemetry() -> None:
+    """Turn off what dependencies report home; called before any of them is imported."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def _uri(location: str) -> str:
+    """A URI from a URI or a local path, without a final slash."""
+    if "://" in location:
+        scheme = location.split("://", 1)[0]
+        if scheme not in {"file", "s3", "s3a", "gs", "abfs", "abfss", "az"}:
+            raise BadConfig(
+                f"DAYBREAK_WORKSPACE is {location!r}, of the unknown scheme {scheme!r}",
+                do="use a path, file://, s3://, gs:// or abfs://",
+            )
+        return location.rstrip("/")
+    return Path(location).absolute().as_uri()

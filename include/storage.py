@@ -1,0 +1,159 @@
+"""Objects by URI: every write is atomic, whole or not at all.
+
+Parts are small enough to be held in memory (see `snapshot.part_rows`), so reading and writing
+whole objects is all that Daybreak needs, and it is the same on a disk and on an object store.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from include.errors import PermanentError, TransientError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored object; `size` in bytes."""
+
+    uri: str
+    size: int
+    modified_at: dt.datetime
+
+
+def join(uri: str, *names: str) -> str:
+    """The URI of an object below `uri`; `names` are plain names or relative paths, not quoted."""
+    return "/".join((uri.rstrip("/"), *(quote(name.strip("/"), safe="/=") for name in names)))
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a file:// URI; None for any other."""
+    split = urlsplit(uri)
+    return Path(unquote(split.path)) if split.scheme == "file" else None
+
+
+def read(uri: str) -> bytes:
+    """The whole object. Raises FileNotFoundError where there is none."""
+    path = local_path(uri)
+    if path is not None:
+        return path.read_bytes()
+    import obstore
+
+    store, key = _locate(uri)
+    with _translated(uri, "read"):
+        return bytes(obstore.get(store, key).bytes())
+
+
+def write(uri: str, data: bytes) -> None:
+    """Write the object, or replace it; readers see the old bytes or the new, never a mixture."""
+    import obstore
+
+    store, key = _locate(uri)
+    with _translated(uri, "write"):
+        obstore.put(store, key, data)
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write the object unless there is one already; False where there was one.
+
+    Of many writers at once exactly one gets True.
+    """
+    import obstore
+    from obstore.exceptions import AlreadyExistsError
+
+    store, key = _locate(uri)
+    with _translated(uri, "write"):
+        try:
+            obstore.put(store, key, data, mode="create")
+        except AlreadyExistsError:
+            return False
+    return True
+
+
+def exists(uri: str) -> bool:
+    path = local_path(uri)
+    if path is not None:
+        return path.exists()
+    import obstore
+
+    store, key = _locate(uri)
+    with _translated(uri, "read"):
+        try:
+            obstore.head(store, key)
+        except FileNotFoundError:
+            return False
+    return True
+
+
+def entries(uri: str) -> Iterator[Entry]:
+    """Every object below `uri`, in the order of their names; none where nothing is there."""
+    import obstore
+
+    store, prefix = _locate(uri.rstrip("/"))
+    with _translated(uri, "list"):
+        found = [meta for batch in obstore.list(store, prefix) for meta in batch]
+    for meta in sorted(found, key=lambda meta: meta["path"]):
+        below = meta["path"][len(prefix) :].lstrip("/")
+        yield Entry(join(uri, below), meta["size"], meta["last_modified"])
+
+
+def delete(uris: list[str]) -> None:
+    """Delete these objects; one that is gone already is no error."""
+    import obstore
+
+    for uri in uris:
+        store, key = _locate(uri)
+        with _translated(uri, "delete"):
+            try:
+                obstore.delete(store, key)
+            except FileNotFoundError:
+                continue
+
+
+def _root(uri: str) -> tuple[str, str]:
+    """Split a URI into the store's root and the key in it."""
+    split = urlsplit(uri)
+    if split.scheme == "file":
+        return "file://", unquote(split.path).lstrip("/")
+    return f"{split.scheme}://{split.netloc}", unquote(split.path).lstrip("/")
+
+
+def _locate(uri: str) -> tuple[Any, str]:
+    root, key = _root(uri)
+    return _store(root), key
+
+
+@lru_cache(maxsize=16)
+def _store(root: str) -> Any:
+    from obstore.store import LocalStore, from_url
+
+    if root == "file://":
+        return LocalStore("/")
+    return from_url(root)
+
+
+class _translated:
+    """Turn a storage fault into one of our two kinds, with the URI and the operation in it."""
+
+    def __init__(self, uri: str, operation: str) -> None:
+        self.uri, self.operation = uri, operation
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+        if kind is None or issubclass(kind, FileNotFoundError):
+            return
+        first_line = str(error).splitlines()[0] if str(error) else kind.__name__
+        found = f"storage could not {self.operation} {self.uri}: {first_line}"
+        if issubclass(kind, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
+            raise PermanentError(found, do="give this process access to it") from error
+        if issubclass(kind, BaseError):
+            raise TransientError(found, do="see that the storage is up and has room") from error

@@ -1,0 +1,93 @@
+"""extract: the partition's rows out of the warehouse, into an immutable snapshot."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from include.errors import PermanentError
+from include.keys import KeyOrder
+from include.pipeline import Pipeline, planned_pipeline
+from include.run import Run, Snapshot
+from include.snapshots import write_snapshot
+from include.warehouses import open_warehouse
+from tasks.step import step_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def extract(run: Run) -> Snapshot:
+    """Run features.sql for the run's partition and store its rows, in the order of the key.
+
+    Raises PermanentError for a query that fails, columns that are missing, a key that is null or
+    stands twice, and no rows at all; TransientError where the warehouse is locked or away.
+    """
+    with step_of(run, "extract") as recorder:
+        pipeline = planned_pipeline(run)
+        config = pipeline.config
+        order = KeyOrder(config.key)
+
+        def inspect(table: pa.Table) -> None:
+            violation = order.first_violation(table)
+            if violation is not None:
+                raise PermanentError(
+                    violation,
+                    where=f"{run.pipeline}/features.sql",
+                    do=f"make {', '.join(config.key)} unique and not null in the query, or "
+                    "correct `key` in pipeline.yaml",
+                )
+
+        with open_warehouse(config.warehouse) as warehouse:
+            reader = warehouse.read(pipeline.sql, parameters(run), config.key)
+            _require_columns(run, pipeline, reader.schema.names)
+            snapshot = write_snapshot(
+                run,
+                reader,
+                config.snapshot.part_rows,
+                query=pipeline.sql,
+                source=f"{config.warehouse.kind}:{config.warehouse.connection}",
+                inspect=inspect,
+            )
+        recorder.result = snapshot
+    return snapshot
+
+
+def parameters(run: Run) -> dict[str, dt.date]:
+    """What features.sql may bind: $as_of, $partition_start and the exclusive $partition_end."""
+    partition = run.partition
+    return {
+        "as_of": partition.as_of,
+        "partition_start": partition.start,
+        "partition_end": partition.end,
+    }
+
+
+def _require_columns(run: Run, pipeline: Pipeline, names: list[str]) -> None:
+    """Every column that a later step reads is there, or all that are missing are named."""
+    config = pipeline.config
+    needed = {
+        "the key": config.key,
+        "predictions.pass_through": config.predictions.pass_through,
+        "the model's inputs": tuple(column.name for column in run.model.inputs if column.required),
+        "gate.freshness": (config.gate.freshness.column,) if config.gate.freshness else (),
+    }
+    missing = [
+        f"{name} (of {use})"
+        for use, columns in needed.items()
+        for name in columns
+        if name not in names
+    ]
+    if missing:
+        raise PermanentError(
+            f"the query does not select {', '.join(missing)}",
+            where=f"{run.pipeline}/features.sql",
+            do=f"add them to its SELECT list, which has {', '.join(names)}",
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PermanentError(
+            f"the query selects {', '.join(twice)} more than once",
+            where=f"{run.pipeline}/features.sql",
+            do="give each column its own name",
+        )
