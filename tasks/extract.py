@@ -84,10 +84,3 @@ def _require_columns(run: Run, pipeline: Pipeline, names: list[str]) -> None:
             where=f"{run.pipeline}/features.sql",
             do=f"add them to its SELECT list, which has {', '.join(names)}",
         )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise PermanentError(
-            f"the query selects {', '.join(twice)} more than once",
-            where=f"{run.pipeline}/features.sql",
-            do="give each column its own name",
-        )

@@ -26,8 +26,9 @@ class Warehouse(Protocol):
         """The rows of `sql` in the order of the columns `order_by`, as a stream of batches.
 
         `params` are bound by the driver, never formatted into the text: `$as_of` in the query is
-        the value of `as_of`. Raises PermanentError for a query that the warehouse refuses and
-        TransientError for what may pass (a lock, a lost connection).
+        the value of `as_of`. Raises PermanentError for a query that the warehouse refuses, that
+        selects a name twice or lacks a column of `order_by`, and TransientError for what may pass
+        (a lock, a lost connection).
         """
 
     def close(self) -> None: ...

@@ -43,6 +43,14 @@ class DuckDBWarehouse:
             columns = [
                 row[0] for row in self._connection.execute(f"DESCRIBE {query}", bound).fetchall()
             ]
+            twice = sorted({name for name in columns if columns.count(name) > 1})
+            if twice:
+                # DuckDB would rename the second one of a subquery without a word.
+                raise PermanentError(
+                    f"the query selects {', '.join(twice)} more than once",
+                    where="features.sql",
+                    do="give each column its own name",
+                )
             absent = [name for name in order_by if name not in columns]
             if absent:
                 raise PermanentError(
