@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import cache
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -17,6 +18,11 @@ Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 # and the score; a pipeline's own columns may not take their names.
 LINEAGE_COLUMNS = ("model_name", "model_version", "model_digest", "run_id", "scored_at")
 PARTITION_COLUMNS = ("as_of", "version")
+
+
+@cache  # It walks the whole time zone database, for longer than all else of a folder takes.
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
 
 
 class Section(BaseModel):
@@ -35,7 +41,7 @@ class Schedule(Section):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
-        if name not in available_timezones():
+        if name not in _zones():
             raise ValueError(f"{name!r} is no IANA time zone such as Europe/Berlin or UTC")
         return name
 

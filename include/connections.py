@@ -63,28 +63,40 @@ def connection(connection_id: str) -> Connection:
 
 
 def _from_variable(connection_id: str, text: str) -> Connection:
-    """Airflow's two forms: JSON, or a URI with every part percent-encoded."""
-    if text.lstrip().startswith("{"):
-        try:
-            values = json.loads(text)
-            extra = values.get("extra") or {}
-            return Connection(
-                id=connection_id,
-                kind=values.get("conn_type", ""),
-                host=values.get("host") or "",
-                login=values.get("login") or "",
-                schema=values.get("schema") or "",
-                port=int(values["port"]) if values.get("port") else None,
-                password=values.get("password") or "",
-                extra=json.loads(extra) if isinstance(extra, str) else extra,
-            )
-        except (ValueError, AttributeError):
-            raise BadConfig(
-                f"AIRFLOW_CONN_{connection_id.upper()} starts with a brace but is no JSON object "
-                "of a connection",
-                do="see Airflow's documentation of the JSON form",
-            ) from None
+    """Airflow's two forms: JSON, or a URI with every part percent-encoded.
+
+    An error never quotes the text: it may hold a password.
+    """
+    is_json = text.lstrip().startswith("{")
+    try:
+        return _from_json(connection_id, text) if is_json else _from_uri(connection_id, text)
+    except (ValueError, TypeError, AttributeError):
+        form = "starts with a brace but is no JSON object" if is_json else "is no URI"
+        raise BadConfig(
+            f"AIRFLOW_CONN_{connection_id.upper()} {form} of a connection",
+            do="write it as Airflow's documentation of connections shows: "
+            + ('{"conn_type": …}' if is_json else "kind://login:password@host:port/schema?extra"),
+        ) from None
+
+
+def _from_json(connection_id: str, text: str) -> Connection:
+    values = json.loads(text)
+    return Connection(
+        id=connection_id,
+        kind=values.get("conn_type") or "",
+        host=values.get("host") or "",
+        login=values.get("login") or "",
+        schema=values.get("schema") or "",
+        port=int(values["port"]) if values.get("port") else None,
+        password=values.get("password") or "",
+        extra=_extra(values.get("extra")),
+    )
+
+
+def _from_uri(connection_id: str, text: str) -> Connection:
     split = urlsplit(text)
+    if not split.scheme or "://" not in text:
+        raise ValueError("no scheme")
     query = dict(parse_qsl(split.query))
     # Airflow's URI form writes a file's path as the host, percent-encoded.
     host, schema = unquote(split.netloc.rpartition("@")[2].partition(":")[0]), split.path
@@ -96,24 +108,37 @@ def _from_variable(connection_id: str, text: str) -> Connection:
         schema=unquote(schema.lstrip("/")) if host else "",
         port=split.port if host else None,
         password=unquote(split.password or ""),
-        extra=json.loads(query["__extra__"]) if "__extra__" in query else query,
+        extra=_extra(query["__extra__"]) if "__extra__" in query else query,
     )
+
+
+def _extra(value: Any) -> dict[str, Any]:
+    """The extra of a connection, which Airflow writes as a mapping or as the JSON of one."""
+    extra = json.loads(value) if isinstance(value, str) and value else value
+    return dict(extra or {})
 
 
 def _from_file(connection_id: str, file: Path) -> Connection | None:
     if not file.is_file():
         return None
-    content = yaml.safe_load(file.read_text("utf-8")) or {}
-    for entry in (content.get("airflow") or {}).get("connections") or []:
-        if entry.get("conn_id") == connection_id:
-            return Connection(
-                id=connection_id,
-                kind=entry.get("conn_type") or "",
-                host=entry.get("conn_host") or "",
-                login=entry.get("conn_login") or "",
-                schema=entry.get("conn_schema") or "",
-                port=int(entry["conn_port"]) if entry.get("conn_port") else None,
-                password=entry.get("conn_password") or "",
-                extra=entry.get("conn_extra") or {},
-            )
+    try:
+        content = yaml.safe_load(file.read_text("utf-8")) or {}
+        for entry in (content.get("airflow") or {}).get("connections") or []:
+            if entry.get("conn_id") == connection_id:
+                return Connection(
+                    id=connection_id,
+                    kind=entry.get("conn_type") or "",
+                    host=entry.get("conn_host") or "",
+                    login=entry.get("conn_login") or "",
+                    schema=entry.get("conn_schema") or "",
+                    port=int(entry["conn_port"]) if entry.get("conn_port") else None,
+                    password=entry.get("conn_password") or "",
+                    extra=_extra(entry.get("conn_extra")),
+                )
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError):
+        raise BadConfig(
+            f"{file.name} does not hold `airflow: connections:` and a list of connections",
+            where=str(file),
+            do="compare it with the file that `astro dev init` makes",
+        ) from None
     return None

@@ -40,7 +40,7 @@ class KeyOrder:
 
 def key_text(table: pa.Table, row: int, key: Sequence[str]) -> str:
     """The key of one row as people read it: `(account_id=17, channel='web')`."""
-    parts = (f"{name}={_value_text(table[name][row].as_py())}" for name in key)
+    parts = (f"{name}={value_text(table[name][row].as_py())}" for name in key)
     return f"({', '.join(parts)})"
 
 
@@ -116,5 +116,6 @@ def _first_true(mask: Any) -> int | None:
     return None if position < 0 else position
 
 
-def _value_text(value: object) -> str:
+def value_text(value: object) -> str:
+    """A value as it stands in a sentence: texts in quotes, dates and numbers bare."""
     return str(value) if isinstance(value, dt.date | dt.time) else repr(value)

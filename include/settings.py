@@ -17,6 +17,10 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A registry that is away is the orchestrator's to retry: seven tries inside one call, MLflow's
+    # default, take four minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
 }
 
 

@@ -49,6 +49,22 @@ def read(uri: str) -> bytes:
         return bytes(obstore.get(store, key).bytes())
 
 
+def read_end(uri: str, length: int) -> tuple[bytes, int]:
+    """The last `length` bytes of the object, or all of a shorter one, and its whole size.
+
+    Raises FileNotFoundError where there is none.
+    """
+    import obstore
+
+    store, key = _locate(uri)
+    with _translated(uri, "read"):
+        size = int(obstore.head(store, key)["size"])
+        start = max(0, size - length)
+        # A range may not be empty.
+        end = bytes(obstore.get_range(store, key, start=start, end=size)) if size else b""
+    return end, size
+
+
 def write(uri: str, data: bytes) -> None:
     """Write the object, or replace it; readers see the old bytes or the new, never a mixture."""
     import obstore

@@ -73,11 +73,12 @@ class Store(Protocol):
     def stage(self, manifest: VersionManifest) -> str:
         """Write the manifest beside the parts; its URI. Readers still see nothing of it."""
 
-    def commit(self, manifest: VersionManifest) -> Published:
+    def commit(self, manifest: VersionManifest, planned_at: dt.datetime) -> Published:
         """Make the staged version current, in one move; `unchanged` where it is already.
 
-        Raises PermanentError when a version of a later run took the partition meanwhile, and
-        TransientError when the table was too busy to take the commit.
+        `planned_at` is that of the run which asks, and orders runs. Raises PermanentError when a
+        version of a run planned later took the partition meanwhile, and TransientError when the
+        table was too busy to take the commit.
         """
 
     def current(self, as_of: dt.date) -> Version | None:

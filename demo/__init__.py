@@ -1,0 +1,1 @@
+"""Two example pipelines on real public data: fetched, loaded, trained and registered."""

@@ -1,0 +1,1 @@
+"""Prefect's wiring of the steps."""

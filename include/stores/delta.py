@@ -1,0 +1,244 @@
+"""The prediction table as a Delta table: versions are swapped by commits that copy no row.
+
+    <table>/_delta_log/                             Delta's own
+    <table>/as_of=…/version=…/part-00000.parquet    every version's parts, written by the engines
+    <table>/_daybreak/                              manifests and commit records, see history.py
+
+Parts lie in the table's folder from the start: no reader sees a file that no commit names.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from include import storage
+from include.errors import CorruptData, PermanentError, TransientError
+from include.run import Published
+from include.stores import Version, VersionManifest, delta_log
+from include.stores.delta_files import add_actions
+from include.stores.delta_read import read_current, read_parts
+from include.stores.delta_schema import PARTITION_BY, delta_types, merged, types_of
+from include.stores.history import Commit, History
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+COMMIT_ATTEMPTS = 40
+LONGEST_WAIT_SECONDS = 1.0
+
+
+class Table:
+    """One pipeline's predictions in a Delta table, partitioned by `as_of` and `version`.
+
+    The rule between versions of a date: the one that is current already is left alone; one whose
+    commit was asked for by a run *planned later* is not superseded; any other is. A commit decides
+    by the table that it loaded and fails if anything was committed since; then it looks again.
+    """
+
+    def __init__(self, root_uri: str) -> None:
+        root = root_uri if "://" in root_uri else Path(root_uri).absolute().as_uri()
+        self.root = root.rstrip("/")
+        self.history = History(self.root)
+
+    def parts_uri(self, as_of: dt.date, version: str) -> str:
+        return storage.join(self.root, f"as_of={as_of}", f"version={version}")
+
+    def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
+        return self.history.manifest(as_of, version)
+
+    def stage(self, manifest: VersionManifest) -> str:
+        """Write the manifest; its URI. Raises PermanentError where the table cannot hold it."""
+        table = delta_log.load(self.root)
+        types = delta_types(manifest.columns)
+        if table is not None:
+            merged(types_of(table.schema()), types)
+        staged = self.manifest(manifest.as_of, manifest.version)
+        if (
+            staged is not None
+            and _digests(staged) != _digests(manifest)
+            and delta_log.held(table, manifest.as_of) == manifest.version
+        ):
+            raise CorruptData(
+                f"version {manifest.version} is current with other parts than these",
+                where=self.history.manifest_uri(manifest.as_of, manifest.version),
+                do="find what wrote over the version's files, and publish the version before it",
+            )
+        return self.history.keep_manifest(manifest)
+
+    def commit(self, manifest: VersionManifest, planned_at: dt.datetime) -> Published:
+        """Make the staged version current, in one Delta transaction; the class gives the rule.
+
+        Writes one small JSON file to Delta's log (now and then a checkpoint) and one commit
+        record. `planned_at` is that of the run which asks.
+        """
+        from deltalake.exceptions import CommitFailedError
+
+        types, mark = delta_types(manifest.columns), uuid.uuid4().hex
+        actions, refusal, started = None, "", time.monotonic()
+        for attempt in range(COMMIT_ATTEMPTS):
+            table = delta_log.load(self.root) or delta_log.create(self.root, types)
+            if table is None:
+                continue
+            current = self._current_commit(table, manifest.as_of, restore=True)
+            if current is not None:
+                if current.version == manifest.version:
+                    # Ours where the storage took the commit and then said that it had not.
+                    ours = current.mark == mark
+                    return _outcome(current, self.root, table.version(), published=ours)
+                if current.planned_at > planned_at:
+                    raise _overtaken(manifest, planned_at, current)
+            columns = merged(types_of(table.schema()), types)
+            if actions is None:
+                actions = add_actions(self.root, manifest, dt.datetime.now(dt.UTC))
+            move = _commit_of(manifest, planned_at, current, table.version() + 1, mark)
+            try:
+                if delta_log.enable_features(table, columns):
+                    continue
+                delta_log.swap(table, actions, columns, move)
+            except CommitFailedError as error:
+                refusal = str(error)
+                time.sleep(random.uniform(0, min(LONGEST_WAIT_SECONDS, 0.02 * 2**attempt)))  # noqa: S311
+                continue
+            except Exception as error:
+                raise delta_log.translated(error, self.root) from error
+            self.history.append(move)
+            return _outcome(move, self.root, move.table_version, published=True)
+        raise TransientError(
+            f"other writers were faster than all {COMMIT_ATTEMPTS} commits of version "
+            f"{manifest.version}, in {time.monotonic() - started:.0f} s ({refusal})",
+            where=self.root,
+            do="run fewer partitions of this pipeline at the same time",
+        )
+
+    def current(self, as_of: dt.date) -> Version | None:
+        table = delta_log.load(self.root)
+        commit = self._current_commit(table, as_of) if table is not None else None
+        return self.history.entry(commit, True) if commit is not None else None
+
+    def current_dates(self) -> list[dt.date]:
+        table = delta_log.load(self.root)
+        partitions = table.partitions() if table is not None else []
+        return sorted({dt.date.fromisoformat(str(each["as_of"])) for each in partitions})
+
+    def versions(self, as_of: dt.date) -> list[Version]:
+        """Every committed version of a date, by its last commit, the oldest first."""
+        table = delta_log.load(self.root)
+        commits = self.history.commits(as_of)
+        current = self._current_commit(table, as_of) if table is not None else None
+        if current is not None and current not in commits:
+            commits.append(current)
+        return self.history.versions(commits, current.version if current is not None else None)
+
+    def read(
+        self, as_of: dt.date, version: str | None = None, columns: list[str] | None = None
+    ) -> pa.Table:
+        """The rows of a version, in the order of its parts: its own columns, as_of and version."""
+        table = delta_log.load(self.root)
+        held = delta_log.held(table, as_of)
+        committed = {commit.version for commit in self.history.commits(as_of)} | {held}
+        wanted = version or held
+        if wanted is None or wanted not in committed:
+            raise PermanentError(
+                f"the predictions of {as_of} have no committed version {version or ''}".rstrip(),
+                where=self.root,
+                do=f"choose one of {sorted(filter(None, committed))}, or run that partition",
+            )
+        manifest = self._manifest(as_of, wanted)
+        own = [column.name for column in manifest.columns] + PARTITION_BY
+        unknown = sorted(set(columns or ()) - set(own))
+        if unknown:
+            raise PermanentError(
+                f"version {wanted} of {as_of} has no column {unknown}", do=f"choose among {own}"
+            )
+        names = own if columns is None else columns
+        if wanted == held and table is not None:
+            return read_current(table, as_of, names)
+        return read_parts(manifest, names)
+
+    def _manifest(self, as_of: dt.date, version: str) -> VersionManifest:
+        """The manifest of a version that readers know."""
+        manifest = self.manifest(as_of, version)
+        if manifest is None:
+            raise CorruptData(
+                f"version {version} of {as_of} has no manifest",
+                where=self.history.manifest_uri(as_of, version),
+                do="restore it from a backup of the table's folder, or see who wrote to the table "
+                "beside Daybreak (its Delta history tells)",
+            )
+        return manifest
+
+    def _current_commit(
+        self, table: DeltaTable, as_of: dt.date, *, restore: bool = False
+    ) -> Commit | None:
+        """The commit that gave the date what it holds now; `restore` writes its record if missing.
+
+        Every writer restores the record of the commit that it supersedes, so that at most the
+        last commit of a date has none: its writer died, or is about to write it. Delta's log has
+        that one; where the log was cleaned up since, it is put together from the manifest.
+        """
+        held = delta_log.held(table, as_of)
+        if held is None:
+            return None
+        last = self.history.last_commit(as_of)
+        if last is not None and last.version == held:
+            return last
+        after = last.table_version if last is not None else -1
+        commit = delta_log.logged_commit(table, as_of, held, after)
+        if commit is None:
+            manifest = self._manifest(as_of, held)
+            commit = _commit_of(manifest, manifest.scored_at, last, table.version(), "")
+        if restore:
+            self.history.append(commit)
+        return commit
+
+
+def _commit_of(
+    manifest: VersionManifest,
+    planned_at: dt.datetime,
+    replaced: Commit | None,
+    table_version: int,
+    mark: str,
+) -> Commit:
+    return Commit(
+        as_of=manifest.as_of,
+        version=manifest.version,
+        table_version=table_version,
+        replaced=replaced.version if replaced is not None else None,
+        rows=manifest.rows,
+        model_version=manifest.model_version,
+        run_id=manifest.run_id,
+        scored_at=manifest.scored_at,
+        planned_at=planned_at,
+        committed_at=dt.datetime.now(dt.UTC) if mark else manifest.scored_at,
+        mark=mark,
+    )
+
+
+def _outcome(commit: Commit, table: str, table_version: int, *, published: bool) -> Published:
+    return Published(
+        outcome="published" if published else "unchanged",
+        version=commit.version,
+        table=table,
+        table_version=table_version,
+        rows=commit.rows,
+        replaced=commit.replaced if published else None,
+    )
+
+
+def _digests(manifest: VersionManifest) -> list[str]:
+    return [part.digest for part in sorted(manifest.parts, key=lambda part: part.part)]
+
+
+def _overtaken(manifest: VersionManifest, planned_at: dt.datetime, by: Commit) -> PermanentError:
+    return PermanentError(
+        f"version {by.version}, of a run planned at {by.planned_at:%Y-%m-%d %H:%M:%S %Z}, is "
+        f"current; {manifest.version}, of a run planned at {planned_at:%Y-%m-%d %H:%M:%S %Z}, "
+        "comes too late",
+        do="start a new run of the partition if the older version is the one to have",
+    )

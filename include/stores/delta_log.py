@@ -1,0 +1,142 @@
+"""Delta's transaction log as the store uses it: what it names, and moves that no other overtook.
+
+Every move here is made with `max_commit_retries=0`, as a compare-and-swap on the table's counter.
+With retries, Delta looks for conflicts itself and sees none where two writers publish a date's
+first version at once, since neither removes the other's files: readers would have both. Two that
+create the table at once would both be accepted too, the second one's columns in place of the
+first one's.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+from include import storage
+from include.errors import CorruptData, DaybreakError, PermanentError, TransientError
+from include.stores.delta_schema import PARTITION_BY, schema_of
+from include.stores.history import Commit
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+    from deltalake.transaction import AddAction
+
+# A VACUUM deletes a superseded or uncommitted file once it is this old; retention is Daybreak's
+# own. Loading a table reads every commit since its last checkpoint.
+_CONFIGURATION = {
+    "delta.deletedFileRetentionDuration": "interval 3650 days",
+    "delta.checkpointInterval": "20",
+}
+
+
+def load(uri: str) -> DeltaTable | None:
+    """The table as it stands now; None before it was created."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    try:
+        return DeltaTable(uri)
+    except TableNotFoundError:
+        return None
+    except Exception as error:
+        raise translated(error, uri) from error
+
+
+def create(uri: str, types: dict[str, str]) -> DeltaTable | None:
+    """Create the table, without rows; None where another writer came first."""
+    from deltalake import CommitProperties, DeltaTable
+
+    if (folder := storage.local_path(uri)) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return DeltaTable.create(
+            uri,
+            schema=schema_of(types),
+            partition_by=PARTITION_BY,
+            configuration=_CONFIGURATION,
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+    except Exception as error:
+        if load(uri) is None:
+            raise translated(error, uri) from error
+        return None
+
+
+def held(table: DeltaTable | None, as_of: dt.date) -> str | None:
+    """The version whose files the table names for a date."""
+    if table is None:
+        return None
+    found = table.partitions(file_pruning_predicate=[("as_of", "=", str(as_of))])
+    versions = sorted({str(partition["version"]) for partition in found})
+    if len(versions) > 1:
+        raise CorruptData(
+            f"{as_of} holds the versions {versions} at once",
+            where=table.table_uri,
+            do="see who wrote to the table beside Daybreak (its Delta history tells) and delete "
+            "all but one",
+        )
+    return versions[0] if versions else None
+
+
+def swap(table: DeltaTable, actions: list[AddAction], types: dict[str, str], move: Commit) -> None:
+    """Put these files in the place of all that the date holds, and the columns in force with them.
+
+    Raises CommitFailedError where anything was committed since `table` was loaded.
+    """
+    from deltalake import CommitProperties
+
+    table.create_write_transaction(
+        actions,
+        mode="overwrite",
+        schema=schema_of(types),
+        partition_by=PARTITION_BY,
+        partition_filters=[("as_of", "=", str(move.as_of))],
+        commit_properties=CommitProperties(
+            custom_metadata={"userMetadata": move.model_dump_json()},  # DESCRIBE HISTORY shows it
+            max_commit_retries=0,
+        ),
+    )
+
+
+def enable_features(table: DeltaTable, types: dict[str, str]) -> bool:
+    """Give the table the feature that its timestamps without a zone need; True where it lacked it.
+
+    A table that is created with such a column has it. The commit changes no row.
+    """
+    from deltalake import CommitProperties, TableFeatures
+
+    enabled = table.protocol().reader_features or ()
+    if "timestamp_ntz" not in types.values() or "timestampNtz" in enabled:
+        return False
+    table.alter.add_feature(
+        TableFeatures.TimestampWithoutTimezone,
+        allow_protocol_versions_increase=True,
+        commit_properties=CommitProperties(max_commit_retries=0),
+    )
+    return True
+
+
+def logged_commit(table: DeltaTable, as_of: dt.date, version: str, after: int) -> Commit | None:
+    """The last commit of a version in the log, past table version `after`, or None."""
+    for entry in table.history():
+        if entry["version"] <= after:
+            break
+        try:
+            commit = Commit.model_validate_json(entry.get("userMetadata") or "")
+        except ValueError:  # a commit of someone else, such as OPTIMIZE
+            continue
+        if (commit.as_of, commit.version) == (as_of, version):
+            return commit
+    return None
+
+
+def translated(error: Exception, uri: str) -> Exception:
+    """A fault of Delta, or of the storage below it, as one of our two kinds; others as they are."""
+    from deltalake.exceptions import DeltaError, DeltaProtocolError
+
+    if isinstance(error, DaybreakError) or not isinstance(error, (DeltaError, OSError)):
+        return error
+    found = f"the Delta table failed: {(str(error) or type(error).__name__).splitlines()[0]}"
+    if isinstance(error, (DeltaProtocolError, PermissionError)):
+        return PermanentError(found, where=uri, do="let this process read and write the table")
+    return TransientError(found, where=uri, do="see that the storage is up and has room")

@@ -1,0 +1,35 @@
+"""Fixtures that every test may use; `tiny` is the small real world of world.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.world import World, build_world, copy_world
+
+
+@pytest.fixture(scope="session")
+def built_world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> World:
+    """The world that the others are copies of, built once a session, also with xdist."""
+    base = tmp_path_factory.getbasetemp()
+    # xdist's workers have their own folders below one that belongs to the session.
+    shared = base if worker_id == "master" else base.parent
+    done = shared / "tiny-world.path"
+    with FileLock(shared / "tiny-world.lock"):
+        if not done.exists():
+            path = tmp_path_factory.mktemp("tiny-world")
+            build_world(path / "world")
+            done.write_text(str(path / "world"))
+    return World.at(Path(done.read_text()))
+
+
+@pytest.fixture
+def tiny(built_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A private small world; the environment of this process points to it."""
+    world = copy_world(built_world, tmp_path / "tiny")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, value in world.env.items():
+        monkeypatch.setenv(name, value)
+    return world

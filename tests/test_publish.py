@@ -1,0 +1,259 @@
+"""publish makes a scored version what readers see, or says in one message why it does not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+
+from include import storage
+from include.audit import AuditFailed, HeldForApproval
+from include.config import Predictions
+from include.errors import PermanentError
+from include.run import GateResult, Published, Run, Scored, Snapshot
+from include.stores import Store, open_store
+from include.workspace import Workspace
+from tasks.extract import extract
+from tasks.gate import gate
+from tasks.plan import plan
+from tasks.publish import Held, held_uri, publish
+from tasks.score import score
+from tests.world import ROWS, World
+
+
+class Prepared(NamedTuple):
+    """A run as it stands when publish starts."""
+
+    run: Run
+    snapshot: Snapshot
+    gate: GateResult
+    scored: Scored
+
+    def publish(self) -> Published:
+        return publish(*self)
+
+    @property
+    def step(self) -> dict[str, object]:
+        """What the step's record says."""
+        uri = Workspace(self.run.workspace, self.run.pipeline).step(self.run.run_id, "publish")
+        return dict(json.loads(storage.read(uri)))
+
+
+Prepare = Callable[..., Prepared]
+
+
+@pytest.fixture
+def prepare(tiny: World) -> Prepare:
+    def prepared(date: dt.date | None = None, run: str = "test") -> Prepared:
+        planned = plan(tiny.request(date, run=run))
+        snapshot = extract(planned)
+        gated = gate(planned, snapshot)
+        return Prepared(planned, snapshot, gated, score(planned, snapshot, gated))
+
+    return prepared
+
+
+@pytest.fixture
+def store(tiny: World) -> Store:
+    workspace = Workspace(tiny.workspace, tiny.name)
+    return open_store(Predictions(), workspace.predictions())
+
+
+def rewrite(tiny: World, sql: str) -> None:
+    """Let the pipeline select other features from now on."""
+    (tiny.folder / "features.sql").write_text(sql, "utf-8")
+
+
+POORER = """
+SELECT account_id, channel, region, 1e6 AS balance, CAST(0 AS DOUBLE) AS visits, tenure_days,
+       updated_at
+FROM accounts WHERE event_date = $as_of
+"""
+RICHER = """
+SELECT account_id, channel, region, balance + 1 AS balance, visits, tenure_days, updated_at
+FROM accounts WHERE event_date = $as_of
+"""
+
+
+def test_a_published_version_is_complete_and_names_what_made_it(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    prepared = prepare()
+    published = prepared.publish()
+    assert (published.outcome, published.rows, published.replaced) == ("published", ROWS, None)
+    assert all(check.passed for check in published.checks)
+    assert {"parts", "rows", "keys", "scores"} <= {check.name for check in published.checks}
+    rows = store.read(tiny.day)
+    assert rows.num_rows == ROWS
+    assert rows.column_names == [
+        "account_id",
+        "channel",
+        "region",
+        "churn_probability",
+        "model_name",
+        "model_version",
+        "model_digest",
+        "run_id",
+        "scored_at",
+        "as_of",
+        "version",
+    ]
+    assert set(rows["model_digest"].to_pylist()) == {prepared.run.model.digest}
+    assert set(rows["run_id"].to_pylist()) == {prepared.run.run_id}
+    manifest = store.manifest(tiny.day, published.version)
+    assert manifest is not None
+    assert (manifest.rows_in, manifest.snapshot_digest, manifest.config_digest) == (
+        ROWS,
+        prepared.snapshot.digest,
+        prepared.run.config_digest,
+    )
+    record = prepared.step
+    assert (record["outcome"], record["result"]) == ("success", published.model_dump(mode="json"))
+
+
+def test_publishing_again_changes_nothing_and_says_so(prepare: Prepare, store: Store) -> None:
+    prepared = prepare()
+    first = prepared.publish()
+    versions = store.versions(prepared.run.partition.as_of)
+    again = prepared.publish()
+    assert (again.outcome, again.version, again.rows) == ("unchanged", first.version, first.rows)
+    assert again.table_version == first.table_version
+    assert store.versions(prepared.run.partition.as_of) == versions
+    # Another run over the same data, model and configuration makes the same version.
+    assert prepare(run="another").publish().outcome == "unchanged"
+    assert store.versions(prepared.run.partition.as_of) == versions
+
+
+def test_new_data_make_a_new_version_that_takes_the_place_of_the_old_one(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    first = prepare().publish()
+    rewrite(tiny, RICHER)
+    second = prepare(run="second").publish()
+    assert (second.outcome, second.replaced) == ("published", first.version)
+    assert [(v.version, v.current) for v in store.versions(tiny.day)] == [
+        (first.version, False),
+        (second.version, True),
+    ]
+
+
+def test_a_shift_against_the_same_dates_version_is_held(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
+    first = prepare().publish()
+    rewrite(tiny, POORER)
+    shifted = prepare(run="shifted")
+    with pytest.raises(HeldForApproval) as error:
+        shifted.publish()
+    message = str(error.value)
+    assert message.startswith(f"tiny {tiny.day}: version {shifted.scored.version} is held")
+    assert f"from version {first.version} of {tiny.day}" in message
+    # Readers keep what they had, and whoever asks finds what waits and why.
+    assert store.current(tiny.day).version == first.version  # type: ignore[union-attr]
+    assert store.manifest(tiny.day, shifted.scored.version) is not None
+    workspace = Workspace(tiny.workspace, tiny.name)
+    uri = held_uri(workspace, tiny.day, shifted.scored.version)
+    held = Held.model_validate_json(storage.read(uri))
+    assert held.shift.psi > 0.5
+    assert (held.shift.against_version, held.version) == (first.version, shifted.scored.version)
+    assert [check.name for check in held.checks if not check.passed] == ["score_shift"]
+    assert shifted.step["outcome"] == "failed"
+    assert shifted.step["error"]["error"] == "HeldForApproval"  # type: ignore[index]
+    # What the message says to do works, and scores nothing again.
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 100.0}}})
+    accepted = prepare(run="accepted")
+    assert accepted.scored.version == shifted.scored.version
+    assert accepted.scored.reused_parts == accepted.scored.parts
+    assert accepted.publish().replaced == first.version
+    assert not storage.exists(uri)
+
+
+def test_the_first_version_of_a_date_is_compared_with_the_latest_date_before_it(
+    tiny: World, prepare: Prepare
+) -> None:
+    prepare(tiny.day - dt.timedelta(days=3)).publish()
+    before = prepare(tiny.day - dt.timedelta(days=1)).publish()
+    prepare(tiny.day + dt.timedelta(days=1)).publish()
+    rewrite(tiny, POORER)
+    shifted = prepare(run="shifted")
+    expected = f"from version {before.version} of {tiny.day - dt.timedelta(days=1)}"
+    with pytest.raises(HeldForApproval, match=expected):
+        shifted.publish()
+
+
+def test_a_part_that_changed_after_scoring_is_not_published(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    prepared = prepare()
+    place = store.parts_uri(tiny.day, prepared.scored.version)
+    uri = storage.join(place, "part-00001.parquet")
+    content = bytearray(storage.read(uri))
+    content[len(content) // 2] ^= 1
+    storage.write(uri, bytes(content))
+    with pytest.raises(AuditFailed, match="part 1 is not the file that was scored"):
+        prepared.publish()
+    assert store.current(tiny.day) is None
+
+
+def test_a_part_that_vanished_is_missed(tiny: World, prepare: Prepare, store: Store) -> None:
+    prepared = prepare()
+    place = store.parts_uri(tiny.day, prepared.scored.version)
+    storage.delete([storage.join(place, "part-00001.parquet")])
+    with pytest.raises(AuditFailed, match="the snapshot has 3 parts"):
+        prepared.publish()
+    assert store.current(tiny.day) is None
+
+
+def test_quarantined_rows_are_counted_and_left_out(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    (tiny.folder / "suite.yaml").write_text(
+        "expectations:\n"
+        "  - type: expect_column_values_to_be_between\n"
+        "    kwargs: {column: tenure_days, min_value: 60, max_value: 10000}\n"
+        "    severity: warning\n",
+        "utf-8",
+    )
+    tiny.configure({"gate": {"max_quarantined_share": 0.5}})
+    prepared = prepare()
+    assert prepared.gate.quarantined > 0
+    published = prepared.publish()
+    assert published.rows == ROWS - prepared.gate.quarantined
+    assert store.read(tiny.day).num_rows == published.rows
+    manifest = store.manifest(tiny.day, published.version)
+    assert manifest is not None and manifest.quarantine_uri == prepared.gate.quarantine_uri
+    quarantine = pq.read_table(storage.local_path(str(manifest.quarantine_uri)))
+    key = ["account_id", "channel"]
+    both = quarantine.select(key).join(store.read(tiny.day, columns=key), key, join_type="inner")
+    assert both.num_rows == 0
+
+
+def test_a_slow_run_does_not_supersede_one_that_was_planned_after_it(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    slow = prepare(run="slow")
+    rewrite(tiny, RICHER)
+    fast = prepare(run="fast")
+    fast.publish()
+    with pytest.raises(PermanentError, match="comes too late"):
+        slow.publish()
+    assert store.current(tiny.day).version == fast.scored.version  # type: ignore[union-attr]
+
+
+def test_a_pass_through_column_that_the_table_cannot_hold_says_what_to_cast(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    rewrite(
+        tiny,
+        "SELECT account_id, channel, region, balance, visits, tenure_days, updated_at, "
+        "CAST(7 AS UINTEGER) AS plan FROM accounts WHERE event_date = $as_of",
+    )
+    tiny.configure({"predictions": {"pass_through": ["plan"]}})
+    with pytest.raises(PermanentError, match=r"plan \(uint32\).*Cast plan to BIGINT"):
+        prepare().publish()
+    assert store.current(tiny.day) is None
