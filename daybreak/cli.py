@@ -128,7 +128,8 @@ def run(
 @app.command(epilog="Exit codes: 0 nothing is wrong, 2 something is.")
 def check(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Pipelines; all of them where none is named.")
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Pipelines; all of them where none is named."),
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Leave out the registry and the connections.")

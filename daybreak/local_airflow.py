@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from include.errors import PermanentError
-from include.settings import PROJECT, settings
+from include.settings import PROJECT, inherited_environment, settings
 
 # In the order of their start; each must stay alive for the deployment to be healthy.
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -226,15 +226,16 @@ class LocalAirflow:
         passwords = self.home / "passwords.json"
         passwords.write_text(json.dumps({LOGIN: keys["password"]}), "utf-8")
         passwords.chmod(0o600)
+        inherited = inherited_environment()
         environment = {
             name: value
-            for name, value in os.environ.items()
+            for name, value in inherited.items()
             if not name.startswith(("AIRFLOW__", "PYTHONDONTWRITEBYTECODE"))
         }
         environment |= {
             "AIRFLOW_HOME": str(self.home),
             "PYTHONPATH": os.pathsep.join(
-                filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))
+                filter(None, (str(PROJECT), inherited.get("PYTHONPATH")))
             ),
             "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
             "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),

@@ -139,7 +139,8 @@ def told(result: Value) -> str:
         return f"{counted(result.rows, 'row')} in {counted(result.parts, 'part')}{same}"
     if isinstance(result, GateResult):
         failed = sum(not check.passed for check in result.checks)
-        checks = f"{counted(len(result.checks), 'check')}, {failed or 'none'} failed"
+        outcome = "only warned" if result.passed and failed else "failed"
+        checks = f"{counted(len(result.checks), 'check')}, {failed or 'none'} {outcome}"
         same = ", judged before" if result.reused else ""
         return f"{checks}; {counted(result.quarantined, 'row')} quarantined{same}"
     if isinstance(result, Scored):

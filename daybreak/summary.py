@@ -65,7 +65,8 @@ def summary_table(content: RunReport) -> RenderableType:
     if gate is not None:
         failed = sum(not check.passed for check in gate.checks)
         verdict = ("passed", "green") if gate.passed else ("failed", "bold red")
-        said = f": {len(gate.checks)} checks, {failed or 'none'} failed"
+        outcome = "only warned" if gate.passed and failed else "failed"
+        said = f": {len(gate.checks)} checks, {failed or 'none'} {outcome}"
         table.add_row("gate", Text.assemble(verdict, said))
     if content.drift is not None:
         verdict = (content.drift.verdict, _STYLES.get(content.drift.verdict, ""))

@@ -65,7 +65,12 @@ plan, extract, gate, score, publish, drift, report = map(
 )
 
 
-@flow(name="scoring", flow_run_name="{pipeline} {partition_date}", persist_result=False)
+def run_name() -> str:
+    given = runtime.flow_run.parameters
+    return " ".join(str(given[key]) for key in ("pipeline", "partition_date") if given.get(key))
+
+
+@flow(name="scoring", flow_run_name=run_name, persist_result=False)
 def scoring(
     pipeline: str, partition_date: dt.date | None = None, model_version: str | None = None
 ) -> Report:

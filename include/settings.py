@@ -64,6 +64,11 @@ def connection_variable(connection_id: str) -> str | None:
     return os.environ.get(f"AIRFLOW_CONN_{connection_id.upper()}") or None
 
 
+def inherited_environment() -> dict[str, str]:
+    """A copy of this process's environment, for the children that it starts."""
+    return dict(os.environ)
+
+
 @cache
 def silence_telemetry() -> None:
     """Turn off what dependencies report home; called before any of them is imported."""

@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 from include.config_errors import nearest
 from include.errors import BadConfig
+from include.gx import import_great_expectations
 from include.run import Severity
-from include.settings import silence_telemetry
 from include.yaml_lines import Lines
 
 ENTRY_KEYS = ("type", "kwargs", "severity", "note")
@@ -237,7 +237,7 @@ def made(kind: Any, kwargs: Mapping[str, Any]) -> Any:
 
 def kinds() -> dict[str, Any]:
     """Every expectation that Great Expectations comes with, by name."""
-    silence_telemetry()
+    import_great_expectations()
     from great_expectations.expectations import core
     from great_expectations.expectations.expectation import Expectation
 

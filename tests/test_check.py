@@ -331,3 +331,18 @@ def test_every_variable_that_is_read_stands_in_the_readme():
     readme = Path(PROJECT / "README.md").read_text("utf-8")
     for variable in set(re.findall(r"DAYBREAK_[A-Z_]+", source)):
         assert f"`{variable}`" in readme, variable
+
+
+def test_the_pipeline_of_the_readme_passes(tmp_path):
+    text = (PROJECT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"```(?:yaml|sql)\n(.*?)```", text, re.S)
+    written = []
+    for content in blocks:
+        named = re.match(r"(?:#|--) include/pipelines/([a-z_]+)/([a-z.]+)", content)
+        if named:
+            file = tmp_path / named[1] / named[2]
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(content)
+            written.append(file.name)
+    assert written == ["pipeline.yaml", "features.sql", "suite.yaml"]
+    assert check_folder(tmp_path / "customer_value", offline=True).problems == []

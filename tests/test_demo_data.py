@@ -15,7 +15,7 @@ from demo import data, warehouse
 from include.errors import CorruptData, PermanentError, TransientError
 from tests.demo_world import Change, asked, local
 
-pytest_plugins = ("tests.demo_world",)
+pytest_plugins = ("tests.demo_fixtures",)
 
 
 def test_every_row_of_the_published_data_is_in_the_warehouse(loaded: Path) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from demo import customer_churn, data, flight_delay, registration
+from demo import customer_churn, flight_delay, registration
 from demo.evaluation import evaluate
 from demo.prepare import prepare
 from include.errors import BadConfig
@@ -23,86 +19,40 @@ from include.models import local_model
 from include.profiles import Profile
 from include.registry import pin_model
 from include.scorers import open_scorer
-from include.settings import PROJECT
 from include.storage import join, read
 from include.workspace import Workspace
-from tests.demo_world import opened, pipeline
+from tests.demo_world import Home, opened, pipeline
 
-pytest_plugins = ("tests.demo_world",)
+pytest_plugins = ("tests.demo_fixtures",)
 
-
-@dataclass(frozen=True)
-class Home:
-    """A prepared home; `run` calls Python with its environment."""
-
-    path: Path
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {
-            "DAYBREAK_HOME": str(self.path),
-            "DAYBREAK_WORKSPACE": str(self.path / "workspace"),
-            "DAYBREAK_REGISTRY": f"sqlite:///{self.path / 'mlflow.db'}",
-            "DAYBREAK_PIPELINES": str(PROJECT / "include" / "pipelines"),
-            "AIRFLOW_CONN_DEMO_WAREHOUSE": (
-                f'{{"conn_type": "duckdb", "host": "{self.warehouse}"}}'
-            ),
-        }
-
-    @property
-    def warehouse(self) -> Path:
-        return self.path / "demo" / "warehouse.duckdb"
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=PROJECT,
-            env={**os.environ, **self.env, "COLUMNS": "100"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-
-@pytest.fixture(scope="module")
-def prepared(
-    files: data.DataFiles, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Home, subprocess.CompletedProcess[str]]:
-    """A home after the command; the packages were fetched before."""
-    home = Home(tmp_path_factory.mktemp("demo-home"))
-    shutil.copytree(files.packages, home.path / "demo" / "packages")
-    return home, home.run("-m", "demo.prepare")
+# On one worker: another would only wait for the models to be trained.
+pytestmark = pytest.mark.xdist_group("demo-training")
 
 
 @pytest.fixture
-def home(
-    prepared: tuple[Home, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
-) -> Home:
+def home(prepared: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """The prepared home, for tests that leave it as it is; the environment points to it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for name, value in prepared[0].env.items():
+    for name, value in prepared.env.items():
         monkeypatch.setenv(name, value)
-    return prepared[0]
+    return prepared
 
 
 @pytest.fixture
-def private(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def private(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A copy of the prepared home, for tests that change it."""
     copy = Home(tmp_path / "home")
     shutil.copytree(home.path, copy.path)
     for name, value in copy.env.items():
         monkeypatch.setenv(name, value)
-    yield copy
+    return copy
 
 
-def test_the_command_makes_everything_and_shows_how_good_the_models_are(
-    prepared: tuple[Home, subprocess.CompletedProcess[str]],
-) -> None:
-    home, done = prepared
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+def test_the_command_makes_everything_and_shows_how_good_the_models_are(prepared: Home) -> None:
+    assert prepared.complained.read_text() == ""
     for said in ("437,346 rows", "flight_delay: AUC 0.7", "customer_churn: AUC 0.8", "Ready in"):
-        assert said in done.stdout
-    assert home.warehouse.is_file()
+        assert said in prepared.said.read_text()
+    assert prepared.warehouse.is_file()
 
 
 def test_a_second_call_imports_no_training_library_and_changes_nothing(home: Home) -> None:
