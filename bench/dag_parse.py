@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def measure(what: str, rounds: int) -> None:
             rounds_of = [forked(parse) for _ in range(rounds)]
         else:
             parse(only)
-            rounds_of = [timed(lambda o=only: parse(o)) for _ in range(rounds)]
+            rounds_of = [timed(partial(parse, only)) for _ in range(rounds)]
         walls, cpus = zip(*rounds_of, strict=True)
         seconds[kind] = statistics.median(walls), statistics.median(cpus)
     print(json.dumps(seconds))

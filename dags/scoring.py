@@ -18,7 +18,6 @@ from airflow.sdk import (
     DAG,
     CronTriggerTimetable,
     Param,
-    ParamsDict,
     TriggerRule,
     get_current_context,
     get_parsing_context,
@@ -192,6 +191,7 @@ def build(pipeline: Pipeline) -> DAG:
         catchup=False,
         max_active_runs=1,
         default_args={"owner": config.owner, **RETRIES},
+        params=PARAMS,
         # The tag makes a change of any key show as a new version of the DAG; its digits are the
         # first of the name under configs/ in the workspace.
         tags=[*config.tags, f"config:{hashlib.sha256(content).hexdigest()[:8]}"],
@@ -207,8 +207,6 @@ def build(pipeline: Pipeline) -> DAG:
         reported = report(pipeline.name)
         published >> drifted >> reported
         verdict(reported)
-    # Set last: a task that is made in a DAG with params copies them four times, deeply.
-    dag.params = ParamsDict(PARAMS)
     try:
         dag.validate()  # type: ignore[no-untyped-call]
     except AirflowTimetableInvalid as error:

@@ -139,8 +139,8 @@ def _cron(pipeline: Pipeline, folder: Path, lines: Lines) -> Iterator[Problem]:
 
 
 def _suite(pipeline: Pipeline, folder: Path, query: Query) -> Iterator[Problem]:
-    from include.expectations import check_suite
-    from include.suite_errors import Place, entries_of, problems_of
+    from include.gates.suite import check_suite
+    from include.gates.suite_errors import Place, entries_of, problems_of
 
     file = str(folder / SUITE)
     lines = _lines(folder / SUITE)
@@ -190,7 +190,7 @@ def _model(
     pipeline: Pipeline, folder: Path, lines: Lines
 ) -> tuple[str, tuple[ModelInput, ...], list[Problem]]:
     """What the registry says of the model: its name to show, its inputs, what is wrong."""
-    from include.registry import model_inputs
+    from include.models.registry import model_inputs
 
     model = pipeline.config.model
     try:

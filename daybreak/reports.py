@@ -8,7 +8,7 @@ from include import storage
 from include.errors import PermanentError
 from include.partition import Partition
 from include.pipeline import load_named
-from include.report_model import RunReport
+from include.reports.model import RunReport
 from include.run import Report
 from include.settings import settings
 from include.workspace import Workspace

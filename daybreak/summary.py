@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include import storage
-from include.report_model import RunReport
+from include.reports.model import RunReport
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

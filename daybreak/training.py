@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from include.profiles import TRAINING_PROFILE, TRAINING_SAMPLE, training_profile, with_scores
-from include.version_rows import even_positions
+from include.drift.profiles import TRAINING_PROFILE, TRAINING_SAMPLE, training_profile, with_scores
+from include.drift.version_rows import even_positions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -47,7 +47,7 @@ class ModelInput(Value):
 class ModelVersion(Value):
     """A registered model, pinned: `uri` is its folder in the workspace, named by its digest.
 
-    `digest` is the SHA-256 over the folder's sorted paths and bytes (see registry.py).
+    `digest` is the SHA-256 over the folder's sorted paths and bytes (see models/pinned.py).
     `flavor` is what loads it natively: lightgbm, sklearn, …; `alias` is how it was found.
     """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from include.distances import psi, psi_noise
+from include.drift.distances import psi, psi_noise
 from include.run import Value
 
 if TYPE_CHECKING:

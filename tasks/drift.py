@@ -8,10 +8,9 @@ import json
 import logging
 
 from include import storage
-from include.drift_numbers import drift_numbers, drifted_columns
-from include.pipeline import Pipeline, planned_pipeline
-from include.profiles import Profile
-from include.references import (
+from include.drift.numbers import drift_numbers, drifted_columns
+from include.drift.profiles import Profile
+from include.drift.references import (
     Trailing,
     reference_sample,
     sample_at,
@@ -21,6 +20,8 @@ from include.references import (
     trailing_versions,
     training_profile_of,
 )
+from include.drift.version_rows import VersionRows
+from include.pipeline import Pipeline, planned_pipeline
 from include.run import (
     DriftResult,
     GateResult,
@@ -32,7 +33,6 @@ from include.run import (
 from include.scoring import load_job, receipts
 from include.snapshots import load_manifest
 from include.stores import open_store
-from include.version_rows import VersionRows
 from include.workspace import SHORT, Workspace
 from tasks.step import step_of
 
@@ -142,7 +142,7 @@ def _evidently(
     try:
         import pyarrow.parquet as pq
 
-        from include.evidently_report import evidently_page
+        from include.drift.evidently_report import evidently_page
 
         reference = reference_sample(trailing, run.model.uri, wanted)
         if reference is None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from include import storage
-from include.expectations import load_suite
-from include.gates import (
+from include.gates.contract import (
     GateFailed,
     column_checks,
     freshness_check,
@@ -20,12 +19,13 @@ from include.gates import (
     quarantine_check,
     row_count_check,
 )
+from include.gates.quarantine import quarantined, write_quarantine
+from include.gates.suite import load_suite
+from include.gates.validation import columns_read, validate
 from include.keys import KeyOrder
 from include.pipeline import planned_pipeline
-from include.quarantine import quarantined, write_quarantine
 from include.run import GateResult, Run, Snapshot, SnapshotManifest
 from include.snapshots import load_manifest, read_part
-from include.validation import columns_read, validate
 from include.workspace import Workspace
 from tasks.step import step_of
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 
-from include.registry import pin_model
-
 from include import storage
 from include.errors import PermanentError
+from include.models.registry import pin_model
 from include.partition import Partition, partition_for
 from include.pipeline import Pipeline, load_named
 from include.run import Request, Run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from include import storage
 from include.errors import PermanentError
-from include.report import assemble
-from include.report_page import page
+from include.reports.assembly import assemble
+from include.reports.page import page
 from include.run import Report
 from include.settings import settings
 from include.workspace import Workspace

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import pytest
 
 from demo import customer_churn, flight_delay
-from include.expectations import load_suite
+from include.gates.suite import load_suite
+from include.gates.validation import columns_read, validate
 from include.partition import Partition
-from include.validation import columns_read, validate
 from tests.demo_world import (
     Change,
     asked,

@@ -14,10 +14,10 @@ from rich.console import Console
 from demo import customer_churn, flight_delay, registration
 from demo.evaluation import evaluate
 from demo.prepare import prepare
+from include.drift.profiles import Profile
 from include.errors import BadConfig
-from include.models import local_model
-from include.profiles import Profile
-from include.registry import pin_model
+from include.models.pinned import local_model
+from include.models.registry import pin_model
 from include.scorers import open_scorer
 from include.storage import join, read
 from include.workspace import Workspace

@@ -11,9 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include.distances import js, ks, psi, psi_noise, wasserstein
-from include.histograms import NumberColumn, counted
-from include.profiles import profile
+from include.drift.distances import js, ks, psi, psi_noise, wasserstein
+from include.drift.histograms import NumberColumn, counted
+from include.drift.profiles import profile
 
 
 def _pair(reference: np.ndarray, actual: np.ndarray) -> tuple[NumberColumn, NumberColumn]:

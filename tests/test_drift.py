@@ -16,11 +16,11 @@ import pytest
 from daybreak.training import log_training_reference
 from include import storage
 from include.config import Drift
-from include.drift import compare, overall
-from include.drift_numbers import DriftNumbers
+from include.drift.evidently_report import evidently_page
+from include.drift.numbers import DriftNumbers
+from include.drift.profiles import Profile, Tally, profile
+from include.drift.verdicts import compare, overall
 from include.errors import CorruptData, PermanentError
-from include.evidently_report import evidently_page
-from include.profiles import Profile, Tally, profile
 from include.run import ColumnDrift, DriftResult, GateResult, Run, Scored, Snapshot
 from include.snapshots import load_manifest, read_part
 from include.workspace import Workspace

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.errors import BadConfig
-from include.expectations import check_suite, load_suite
-from include.quarantine import quarantined
+from include.gates.quarantine import quarantined
+from include.gates.suite import check_suite, load_suite
+from include.gates.suite_errors import SQL_ONLY, kinds
+from include.gates.validation import Outcome, columns_read, validate
 from include.run import Check
-from include.suite_errors import SQL_ONLY, kinds
-from include.validation import Outcome, columns_read, validate
 from include.yaml_lines import parse_yaml
 
 BETWEEN = "expect_column_values_to_be_between"
@@ -171,8 +171,8 @@ def test_a_column_that_the_query_does_not_give_is_named_with_the_nearest() -> No
 
 def test_a_suite_without_expectations_does_not_import_great_expectations() -> None:
     code = (
-        "import sys, pyarrow as pa; from include.expectations import check_suite, load_suite; "
-        "from include.validation import validate; "
+        "import sys, pyarrow as pa; from include.gates.suite import check_suite, load_suite; "
+        "from include.gates.validation import validate; "
         "check_suite({'expectations': []}); validate(load_suite({'expectations': []}), "
         "pa.table({'a': [1]}), ['a'], ['a']); assert 'great_expectations' not in sys.modules"
     )

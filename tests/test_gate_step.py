@@ -16,7 +16,7 @@ import pytest
 from include import storage
 from include.config import PipelineConfig
 from include.errors import BadConfig, CorruptData
-from include.gates import GateFailed
+from include.gates.contract import GateFailed
 from include.partition import Partition
 from include.pipeline import Pipeline
 from include.run import GateResult, Invocation, ModelInput, ModelVersion, Run, Snapshot

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from include.config import Freshness, Gate, PipelineConfig
-from include.gates import (
+from include.gates.contract import (
     GateFailed,
     column_checks,
     freshness_check,

@@ -10,11 +10,11 @@ import pytest
 
 from include.settings import PROJECT
 
-PROGRAM = "from include.suite_errors import kinds; print(len(kinds()))"
+PROGRAM = "from include.gates.suite_errors import kinds; print(len(kinds()))"
 
 
 def count(answers: multiprocessing.Queue[int]) -> None:
-    from include.suite_errors import kinds
+    from include.gates.suite_errors import kinds
 
     answers.put(len(kinds()))
 
@@ -35,7 +35,7 @@ def test_it_loads_in_a_spawned_worker():
     worker.join()
 
 
-@pytest.mark.parametrize("first", ["pyspark", "include.gx"])
+@pytest.mark.parametrize("first", ["pyspark", "include.gates.gx"])
 def test_spark_can_be_imported_before_and_after_it(first):
     program = f"import {first}; {PROGRAM}; import pyspark; print(pyspark.__version__)"
     done = subprocess.run(

@@ -26,8 +26,8 @@ days = st.dates(dt.date(1900, 1, 1), dt.date(2200, 12, 31))
 grains = st.sampled_from(GRAINS)
 zones = st.sampled_from(ZONES)
 instants = st.datetimes(
-    dt.datetime(1990, 1, 1),  # noqa: DTZ001 - hypothesis adds the zone
-    dt.datetime(2100, 1, 1),  # noqa: DTZ001
+    dt.datetime(1990, 1, 1),
+    dt.datetime(2100, 1, 1),
     timezones=st.just(dt.UTC),
 )
 
@@ -165,7 +165,7 @@ def test_the_month_before_a_long_month_is_the_short_one():
     assert str(partition_for("month", 13, "UTC", at=at_the_end)) == "2023-02-28"
 
 
-@pytest.mark.parametrize("moment", [None, dt.datetime(2013, 10, 1)])  # noqa: DTZ001
+@pytest.mark.parametrize("moment", [None, dt.datetime(2013, 10, 1)])
 def test_without_a_date_or_a_time_with_a_zone_the_run_is_refused(moment):
     with pytest.raises(PermanentError, match="Pass a partition date"):
         partition_for("day", 0, "UTC", at=moment)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include.histograms import CATEGORIES, CATEGORY_CHARACTERS, CategoryColumn, NumberColumn
-from include.profiles import Profile, Tally, bins_of, merged, profile, training_profile
+from include.drift.histograms import CATEGORIES, CATEGORY_CHARACTERS, CategoryColumn, NumberColumn
+from include.drift.profiles import Profile, Tally, bins_of, merged, profile, training_profile
 
 numbers = st.lists(
     st.one_of(st.none(), st.floats(width=32), st.sampled_from([0.0, -0.0, math.inf, 1e300])),

@@ -17,8 +17,8 @@ import pytest
 from include import storage
 from include.config import Model
 from include.errors import BadConfig, CorruptData, PermanentError, TransientError
-from include.models import folder_digest, local_model
-from include.registry import find_model, pin_model
+from include.models.pinned import folder_digest, local_model
+from include.models.registry import find_model, pin_model
 from include.run import ModelInput, ModelVersion
 from include.scorers import open_scorer
 from include.settings import PROJECT
@@ -271,7 +271,7 @@ def test_a_model_of_unnamed_columns_says_how_to_name_them(
 
 def test_planning_prints_nothing_of_mlflows(tiny: World) -> None:
     code = (
-        "from include.config import Model; from include.registry import pin_model\n"
+        "from include.config import Model; from include.models.registry import pin_model\n"
         "from include.workspace import Workspace\n"
         f"workspace = Workspace({tiny.workspace!r}, 'tiny')\n"
         f"pin_model(Model(name={MODEL!r}, output='probability'), workspace)"
@@ -289,7 +289,7 @@ def test_planning_prints_nothing_of_mlflows(tiny: World) -> None:
 
 def test_nothing_heavy_is_imported_to_know_the_registry() -> None:
     code = (
-        "import sys, include.registry, include.models\n"
+        "import sys, include.models.registry, include.models.pinned\n"
         "heavy = {'mlflow', 'pandas', 'pyarrow', 'numpy', 'sqlalchemy', 'obstore'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

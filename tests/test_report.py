@@ -18,12 +18,12 @@ import pytest
 
 from include import storage
 from include.config import PipelineConfig
-from include.drift_numbers import drift_numbers, drifted_columns
+from include.drift.numbers import drift_numbers, drifted_columns
+from include.drift.profiles import Tally, training_profile
+from include.drift.references import Trailing
 from include.errors import PermanentError
 from include.partition import Partition
 from include.pipeline import Pipeline
-from include.profiles import Tally, training_profile
-from include.references import Trailing
 from include.run import (
     Check,
     Column,

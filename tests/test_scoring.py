@@ -15,7 +15,7 @@ import pytest
 
 from include import storage
 from include.errors import CorruptData, PermanentError
-from include.models import local_model
+from include.models.pinned import local_model
 from include.run import GateResult, Part, Run, Scored, Snapshot, StepRecord
 from include.scoring import ScoringJob, load_job, open_job, receipts, score_part, version_id
 from include.snapshots import load_manifest, read_part

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from include.config import Engine as EngineConfig
 from include.errors import TransientError
-from include.models import local_model
+from include.models.pinned import local_model
 from include.run import Part, Receipt
 from include.scorers import Output, Scorer, open_scorer
 from include.scoring import ScoringJob, quarantined_rows, score_part

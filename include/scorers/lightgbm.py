@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.errors import PermanentError
-from include.estimators import load_estimator
-from include.mlmodel import MLmodel
+from include.models.mlmodel import MLmodel
 from include.scorers import Output
+from include.scorers.estimators import load_estimator
 
 if TYPE_CHECKING:
     import lightgbm

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.errors import PermanentError
-from include.mlmodel import MLmodel
-from include.model_frames import model_frame
+from include.models.mlmodel import MLmodel
 from include.run import ModelInput
 from include.scorers import Output
+from include.scorers.model_frames import model_frame
 from include.settings import silence_telemetry
 
 if TYPE_CHECKING:

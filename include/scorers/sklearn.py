@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.errors import PermanentError
-from include.estimators import load_estimator
-from include.mlmodel import MLmodel
-from include.model_frames import model_frame
+from include.models.mlmodel import MLmodel
 from include.run import ModelInput
 from include.scorers import Output
+from include.scorers.estimators import load_estimator
+from include.scorers.model_frames import model_frame
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -26,8 +26,8 @@ from include.config import Engine as EngineConfig
 from include.engines import MEMBERS, Engine, open_engine
 from include.engines.local import Local, available_cores
 from include.errors import CorruptData, PermanentError, TransientError
-from include.mlmodel import MLmodel
-from include.models import folder_digest, store_model
+from include.models.mlmodel import MLmodel
+from include.models.pinned import folder_digest, store_model
 from include.run import ModelVersion, Part, Receipt
 from include.scoring import ScoringJob, load_job, receipts
 from include.settings import PROJECT

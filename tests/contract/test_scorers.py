@@ -23,8 +23,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 
 from include.errors import PermanentError
-from include.mlmodel import MLmodel
-from include.models import folder_digest
+from include.models.mlmodel import MLmodel
+from include.models.pinned import folder_digest
 from include.scorers import MEMBERS, Output, Scorer, open_scorer
 
 ROWS = 700

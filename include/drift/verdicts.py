@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from include.charts import Which
 from include.config import Drift
-from include.distances import js, ks, psi, psi_noise, wasserstein
-from include.histograms import CategoryColumn, NumberColumn
-from include.profiles import Profile
+from include.drift.charts import Which
+from include.drift.distances import js, ks, psi, psi_noise, wasserstein
+from include.drift.histograms import CategoryColumn, NumberColumn
+from include.drift.profiles import Profile
 from include.run import ColumnDrift, DriftVerdict, Value
 
 if TYPE_CHECKING:

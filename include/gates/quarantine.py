@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from include.validation import Outcome
+    from include.gates.validation import Outcome
 
 
 def quarantined(

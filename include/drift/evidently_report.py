@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from include.histograms import kind_of
+from include.drift.histograms import kind_of
 from include.settings import silence_telemetry
 
 if TYPE_CHECKING:

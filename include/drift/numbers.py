@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from typing import Literal
 
-from include.charts import CHART_BINS, SCORE_BINS, Chart, Which, chart
-from include.drift import Reference, compare, overall
+from include.drift.charts import CHART_BINS, SCORE_BINS, Chart, Which, chart
+from include.drift.profiles import Profile
+from include.drift.references import Trailing
+from include.drift.verdicts import Reference, compare, overall
 from include.pipeline import Pipeline
-from include.profiles import Profile
-from include.references import Trailing
 from include.run import ColumnDrift, DriftVerdict, Run, Value
 
 

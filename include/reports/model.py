@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from include.charts import Chart
-from include.drift import Reference
+from include.drift.charts import Chart
+from include.drift.verdicts import Reference
 from include.run import Check, ColumnDrift, DriftVerdict, Invocation, Value
 
 State = Literal["published", "unchanged", "held", "failed"]

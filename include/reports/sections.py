@@ -7,8 +7,8 @@ from collections import Counter
 
 from include import storage
 from include.config import Drift
-from include.drift_numbers import DriftNumbers
-from include.report_model import (
+from include.drift.numbers import DriftNumbers
+from include.reports.model import (
     Counts,
     DriftSection,
     GateSection,
@@ -17,8 +17,8 @@ from include.report_model import (
     Reason,
     StepLine,
 )
+from include.reports.records import STEPS, RunRecords
 from include.run import DriftResult, GateResult, Published, SnapshotManifest, StepRecord
-from include.run_records import STEPS, RunRecords
 
 REASONS = 20
 _SEVERITY = {"critical": 0, "warning": 1, "info": 2}

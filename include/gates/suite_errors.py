@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from include.config_errors import nearest
 from include.errors import BadConfig
-from include.gx import import_great_expectations
+from include.gates.gx import import_great_expectations
 from include.run import Severity
 from include.yaml_lines import Lines
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.expectations import Expected, Suite, instance
-from include.frames import frame_of, set_problem, with_timestamps
-from include.gx import import_great_expectations
+from include.gates.frames import frame_of, set_problem, with_timestamps
+from include.gates.gx import import_great_expectations
+from include.gates.suite import Expected, Suite, instance
 from include.keys import key_text, value_text
 from include.run import Check
 

@@ -6,7 +6,7 @@ import datetime as dt
 import math
 from typing import TYPE_CHECKING
 
-from include.charts import Chart
+from include.drift.charts import Chart
 
 if TYPE_CHECKING:
     from markupsafe import Markup

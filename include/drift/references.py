@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from include import storage
-from include.drift import Reference
+from include.drift.profiles import TRAINING_PROFILE, TRAINING_SAMPLE, Profile, bins_of, merged
+from include.drift.verdicts import Reference
+from include.drift.version_rows import VersionRows, even_positions, profile_of, sample_of
 from include.errors import CorruptData, PermanentError
 from include.partition import Partition
-from include.profiles import TRAINING_PROFILE, TRAINING_SAMPLE, Profile, bins_of, merged
 from include.run import Snapshot
 from include.snapshots import load_manifest
 from include.stores import Store, Version, VersionManifest
-from include.version_rows import VersionRows, even_positions, profile_of, sample_of
 from include.workspace import SHORT, Workspace
 
 if TYPE_CHECKING:

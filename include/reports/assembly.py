@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from include import storage
-from include.charts import Chart
-from include.drift_numbers import DriftNumbers
+from include.drift.charts import Chart
+from include.drift.numbers import DriftNumbers
 from include.pipeline import Pipeline, planned_pipeline
-from include.report_model import Counts, Problem, RunReport, State
-from include.report_sections import (
+from include.reports.model import Counts, Problem, RunReport, State
+from include.reports.records import STEPS, RunRecords, read_records
+from include.reports.sections import (
     counts_of,
     drift_section,
     gate_section,
@@ -22,7 +23,6 @@ from include.report_sections import (
     step_lines,
 )
 from include.run import Run
-from include.run_records import STEPS, RunRecords, read_records
 from include.snapshots import load_manifest
 from include.stores import Version, open_store
 from include.workspace import Workspace

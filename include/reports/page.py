@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from include.report_model import RunReport
-from include.report_svg import histogram, spark
+from include.reports.model import RunReport
+from include.reports.svg import histogram, spark
 from include.run import ColumnDrift
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-TEMPLATE = "report_page.html.j2"
+TEMPLATE = "page.html.j2"
 
 
 def page(report: RunReport, folder: str) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from include import storage
+from include.drift.profiles import Profile, Tally, with_scores
 from include.errors import CorruptData
-from include.profiles import Profile, Tally, with_scores
 from include.run import Receipt, SnapshotManifest
 from include.snapshots import read_part
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from include.distances import cumulative
-from include.histograms import CategoryColumn, NumberColumn
-from include.profiles import Profile
+from include.drift.distances import cumulative
+from include.drift.histograms import CategoryColumn, NumberColumn
+from include.drift.profiles import Profile
 from include.run import Value
 
 CHART_BINS, SCORE_BINS = 24, 40

@@ -1,4 +1,4 @@
-"""The MLflow registry: an alias becomes one version, and that version a pinned folder (models.py).
+"""The MLflow registry: an alias becomes one version, and that version a pinned folder (pinned.py).
 
 `plan` asks the registry once; no later step asks it again. Beside the pyfunc scorer this is the one
 module that imports mlflow: the import alone costs seconds.
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from include import storage
 from include.config import Model
 from include.errors import BadConfig, PermanentError, TransientError
-from include.mlmodel import MLmodel
-from include.models import folder_digest, store_model
+from include.models.mlmodel import MLmodel
+from include.models.pinned import folder_digest, store_model
 from include.run import ModelInput, ModelVersion
 from include.settings import settings, silence_telemetry
 from include.workspace import Workspace
@@ -265,7 +265,7 @@ def _download(found: RegisteredModel, target: Path, file: str = "") -> Path:
 
 def _references(client: MlflowClient, found: RegisteredModel, scratch: Path) -> dict[str, bytes]:
     """What the training run logged under `daybreak/` for drift, by file name."""
-    from include.profiles import TRAINING_PROFILE, TRAINING_SAMPLE
+    from include.drift.profiles import TRAINING_PROFILE, TRAINING_SAMPLE
 
     run_id = found.mlflow_run_id
     if run_id is None or _answer(lambda: client.get_run(run_id)) is None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from include.config_errors import nearest
 from include.errors import BadConfig
+from include.gates.suite_errors import Place, entries_of, kinds, made, problems_of, together
 from include.run import Severity
-from include.suite_errors import Place, entries_of, kinds, made, problems_of, together
 from include.yaml_lines import Lines
 
 _COLUMN_KWARGS = ("column", "column_A", "column_B", "column_list")

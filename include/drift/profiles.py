@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from include.histograms import (
+from include.drift.histograms import (
     CategoryColumn,
     ColumnProfile,
     NumberColumn,

@@ -1,0 +1,1 @@
+"""How far features and scores moved from training and from the partitions before."""

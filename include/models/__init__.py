@@ -1,0 +1,1 @@
+"""Models: an alias in the registry becomes one version, and that version a pinned folder."""
