@@ -14,8 +14,9 @@ def load_estimator(folder: Path, flavor: dict[str, Any]) -> Any:
     """The estimator of one flavor's section of MLmodel, saved as skops, pickle or cloudpickle.
 
     Unpickling runs code: the folder's digest was verified before, by models/pinned.py. The
-    estimator works in one thread (`n_jobs` of all its parts is 1): parts are the unit of parallelism, and
-    forests that add up their trees in the order of their threads give other last bits every time.
+    estimator works in one thread (`n_jobs` of all its parts is 1): parts are the unit of
+    parallelism, and a forest that adds up its trees in the order of its threads gives other last
+    bits every time.
     """
     file = folder / (flavor.get("pickled_model") or flavor["data"])
     _add_code(folder, flavor)
