@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-all lint types unit format lock clean
+.PHONY: help install install-dev demo airflow test test-all lint types unit format lock clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ install-dev: $(VENV)/.installed-dev ## the same, with what the tests need
 
 demo: install ## real data, trained models, one night's run, its report
 	@daybreak demo
+
+airflow: install-dev ## a whole Airflow on this machine, on PostgreSQL (PORT=8080)
+	@python -m daybreak.local_airflow --port $(or $(PORT),8080) $(if $(DATABASE),--database $(DATABASE))
 
 test: install-dev lint types unit ## lint, types, import rules and every test
 

