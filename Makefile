@@ -47,10 +47,10 @@ airflow: install-dev ## a whole Airflow on this machine, on PostgreSQL (PORT=808
 test: install-dev lint types unit ## lint, types, import rules and every test
 
 unit: install-dev
-	@python -m pytest -n 2 --dist loadgroup
+	@python -m pytest -n 2 --dist loadfile
 
 test-all: install-dev lint types ## the same, and the long proofs
-	@DAYBREAK_LONG_TESTS=1 python -m pytest -n 2 --dist loadgroup
+	@DAYBREAK_LONG_TESTS=1 python -m pytest -n 2 --dist loadfile
 
 lint: install-dev ## ruff and the import rules
 	@ruff check .

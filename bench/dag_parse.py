@@ -72,9 +72,8 @@ def main() -> None:
             generate(Path(folder) / "pipelines", count)
             line = run_child(Path(folder), "warm,worker", arguments.rounds)
             line |= run_child(Path(folder), "fork", arguments.rounds)
-        shown = (
-            f"{wall:.3f} ({cpu:.3f})" for wall, cpu in map(line.get, ("warm", "fork", "worker"))
-        )
+        medians = [line[kind] for kind in ("warm", "fork", "worker")]
+        shown = [f"{wall:.3f} ({cpu:.3f})" for wall, cpu in medians]
         print(f"{count:>9} " + " ".join(f"{text:>15}" for text in shown))
 
 
@@ -118,7 +117,7 @@ def measure(what: str, rounds: int) -> None:
         context = (
             _airflow_parsing_context_manager(dag_id=only, task_id="plan") if only else nullcontext()
         )
-        bag = DagBag(dag_folder=os.devnull, collect_dags=False)
+        bag: Any = DagBag(dag_folder=os.devnull, collect_dags=False)
         with context:
             found = bag.process_file(str(PROJECT / "dags" / "scoring.py"), only_if_updated=False)
         expected = [only] if only else names

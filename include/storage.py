@@ -39,13 +39,13 @@ def local_path(uri: str) -> Path | None:
 
 def read(uri: str) -> bytes:
     """The whole object. Raises FileNotFoundError where there is none."""
-    path = local_path(uri)
-    if path is not None:
-        return path.read_bytes()
-    import obstore
-
-    store, key = _locate(uri)
     with _translated(uri, "read"):
+        path = local_path(uri)
+        if path is not None:
+            return path.read_bytes()
+        import obstore
+
+        store, key = _locate(uri)
         return bytes(obstore.get(store, key).bytes())
 
 
@@ -163,13 +163,13 @@ class _translated:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-
         if kind is None or issubclass(kind, FileNotFoundError):
             return
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
         first_line = str(error).splitlines()[0] if str(error) else kind.__name__
         found = f"storage could not {self.operation} {self.uri}: {first_line}"
         if issubclass(kind, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
             raise PermanentError(found, do="give this process access to it") from error
-        if issubclass(kind, BaseError):
+        if issubclass(kind, (BaseError, OSError)):
             raise TransientError(found, do="see that the storage is up and has room") from error

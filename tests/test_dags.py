@@ -17,7 +17,6 @@ import pytest
 from include.errors import BadConfig
 from tests.world import FEATURES_SQL, PIPELINE_YAML, SUITE_YAML
 
-pytestmark = pytest.mark.xdist_group("dags")
 
 PROJECT = Path(__file__).resolve().parent.parent
 STEPS = ["plan", "extract", "gate", "score", "publish", "drift", "report"]

@@ -26,7 +26,6 @@ from tests.demo_world import Home, opened, pipeline
 pytest_plugins = ("tests.demo_fixtures",)
 
 # On one worker: another would only wait for the models to be trained.
-pytestmark = pytest.mark.xdist_group("demo-training")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from include.workspace import Workspace, run_id_of
 from tests.world import NAME, ROWS, World, copy_world
 
 # One process makes all the runs, so that one worker has all the tests.
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("flow runs")]
+pytestmark = pytest.mark.e2e
 
 PROJECT = Path(__file__).resolve().parent.parent
 STEPS = ("plan", "extract", "gate", "score", "publish", "drift", "report")

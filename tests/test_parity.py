@@ -21,7 +21,7 @@ from include.workspace import Workspace
 from tests.world import NAME, ROWS, World, copy_world
 
 # One fixture makes the runs, so that one worker has all the tests.
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("parity")]
+pytestmark = pytest.mark.e2e
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMMANDS = {

@@ -217,3 +217,9 @@ def test_an_object_store_behaves_as_the_disk_does(bucket, name):
     assert [(entry.uri, entry.size) for entry in storage.entries(root)] == [(uri, 5)]
     storage.delete([uri, uri])
     assert not storage.exists(uri)
+
+
+def test_a_directory_in_the_place_of_an_object_is_a_storage_fault_that_names_it(tmp_path):
+    (tmp_path / "part.parquet").mkdir()
+    with pytest.raises(TransientError, match=r"could not read file:///.*part\.parquet"):
+        storage.read((tmp_path / "part.parquet").as_uri())

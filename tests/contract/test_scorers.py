@@ -316,8 +316,9 @@ def test_a_row_scores_the_same_alone_and_among_others(case: Case, scorer: Scorer
 
 @pytest.mark.parametrize("size", [3, 64, 257])
 def test_where_batches_are_cut_changes_no_score(case: Case, scorer: Scorer, size: int) -> None:
-    whole = _scores(scorer, SCORED)
-    cut = [_scores(scorer, SCORED.slice(start, size)) for start in range(0, ROWS, size)]
+    rows = SCORED.slice(0, min(ROWS, 100 * size))
+    whole = _scores(scorer, rows)
+    cut = [_scores(scorer, rows.slice(start, size)) for start in range(0, rows.num_rows, size)]
     if case.blas:
         np.testing.assert_allclose(np.concatenate(cut), whole, rtol=1e-13)
     else:
