@@ -16,7 +16,6 @@ from typing import Any
 import pendulum
 from airflow.sdk import (
     DAG,
-    CronTriggerTimetable,
     Param,
     TriggerRule,
     get_current_context,
@@ -26,6 +25,8 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowFailException, AirflowTimetableInvalid
 
 from dags.airflow_run import connection_of, own_run_id, request_of
+from dags.assets import announce, new_versions_of, schedule_of, table_of
+from dags.deadline import deadline_of
 from include.connections import use_connections_of
 from include.errors import BadConfig, DaybreakError, PermanentError
 from include.pipeline import CONFIG, Pipeline, load_pipeline, pipeline_folders
@@ -128,12 +129,15 @@ def score(run: Any, snapshot: Any, gated: Any) -> Value:
 def publish(run: Any, snapshot: Any, gated: Any, scored: Any) -> Value:
     from tasks.publish import publish
 
-    return publish(
-        Run.model_validate(run),
+    planned = Run.model_validate(run)
+    published = publish(
+        planned,
         Snapshot.model_validate(snapshot),
         GateResult.model_validate(gated),
         Scored.model_validate(scored),
     )
+    announce(get_current_context(), planned, published)
+    return published
 
 
 @step(minutes=60)
@@ -184,9 +188,8 @@ def build(pipeline: Pipeline) -> DAG:
     with DAG(
         dag_id=pipeline.name,
         description=config.description,
-        schedule=CronTriggerTimetable(schedule.cron, timezone=schedule.timezone)
-        if schedule.cron
-        else None,
+        schedule=schedule_of(schedule),
+        deadline=deadline_of(schedule),
         start_date=pendulum.datetime(start.year, start.month, start.day, tz=schedule.timezone),
         catchup=False,
         max_active_runs=1,
@@ -202,13 +205,16 @@ def build(pipeline: Pipeline) -> DAG:
         snapshot = extract(run)
         gated = gate(run, snapshot)
         scored = score(run, snapshot, gated)
-        published = publish(run, snapshot, gated, scored)
-        drifted = drift(run, snapshot, gated, scored)
+        tell, read = [new_versions_of(pipeline.name)], [table_of(pipeline.name)]
+        published = publish.override(outlets=tell)(run, snapshot, gated, scored)
+        drifted = drift.override(inlets=read)(run, snapshot, gated, scored)
         reported = report(pipeline.name)
         published >> drifted >> reported
         verdict(reported)
     try:
         dag.validate()  # type: ignore[no-untyped-call]
+        # Beside assets, Airflow leaves the cron unchecked until the scheduler trips over it.
+        getattr(dag.timetable, "timetable", dag.timetable).validate()
     except AirflowTimetableInvalid as error:
         raise BadConfig(
             f"schedule.cron: {error}",

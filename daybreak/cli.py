@@ -6,7 +6,7 @@ import datetime as dt
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -19,6 +19,16 @@ OK, FAILED, BAD_CONFIG, HELD = 0, 1, 2, 3
 EXIT_CODES = (
     "Exit codes: 0 published or unchanged, 1 the run failed, 2 bad usage or configuration, "
     "3 held for approval."
+)
+
+BACKFILL_EXIT_CODES = (
+    "Exit codes: 0 every partition that was to run is published, 1 one is not or failed after, "
+    "2 bad usage or configuration, nothing was run, 3 the others are held for approval, "
+    "130 stopped by Ctrl-C."
+)
+
+ROLLBACK_EXIT_CODES = (
+    "Exit codes: 0 every partition that was meant is rolled back, 1 one could not be, 2 bad usage."
 )
 
 app = typer.Typer(
@@ -49,6 +59,10 @@ def _date(text: str) -> dt.date:
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The pipeline: its folder's name.")]
 Date = Annotated[
     dt.date | None,
+    typer.Option("--date", "-d", metavar="DATE", parser=_date, help="Any day of the partition."),
+]
+Day = Annotated[
+    dt.date,
     typer.Option("--date", "-d", metavar="DATE", parser=_date, help="Any day of the partition."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
@@ -165,22 +179,17 @@ def check(
 @app.command()
 def versions(
     name: Name,
-    date: Annotated[
-        dt.date,
-        typer.Option(
-            "--date", "-d", metavar="DATE", parser=_date, help="Any day of the partition."
-        ),
-    ],
+    date: Day,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the committed versions of a partition, the oldest first."""
+    """List the versions of a partition, the oldest first: who, when, of what, and their state."""
     with _told(as_json, debug):
-        from daybreak.versions import table_of, versions_json, versions_table
+        from daybreak.versions import table_of, versions_json, versions_of, versions_table
 
         table = table_of(name)
         as_of = table.as_of(date)
-        found = table.store.versions(as_of)
+        found = versions_of(table.store, as_of)
         if as_json:
             _json(versions_json(name, as_of, found))
         elif found:
@@ -194,6 +203,125 @@ def versions(
             )
         else:
             _console().print(f"{name} has no version of {as_of}.", highlight=False)
+
+
+@app.command(epilog=ROLLBACK_EXIT_CODES)
+def rollback(
+    name: Name,
+    date: Date = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="VERSION", help="This version; the one before if left."),
+    ] = None,
+    model_version: Annotated[
+        str | None,
+        typer.Option(
+            "--model-version", metavar="V", help="Every partition that this model version made."
+        ),
+    ] = None,
+    since: Annotated[
+        dt.date | None,
+        typer.Option(metavar="DATE", parser=_date, help="With --model-version: the first day."),
+    ] = None,
+    until: Annotated[
+        dt.date | None,
+        typer.Option(metavar="DATE", parser=_date, help="With --model-version: the last day."),
+    ] = None,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")] = "",
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who decided it; this user if left.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be rolled back, and change nothing.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show readers an older version again: of one partition, or of all of a model version.
+
+    Every file of the older version is verified before. The version that is
+    left does not come back when its run is repeated; name it with --to for that.
+    """
+    with _told(as_json, debug):
+        from daybreak.rollback import rollback_command
+        from include.settings import current_user
+
+        who, shown = by or current_user(), None if as_json else _console()
+        value, code = rollback_command(
+            name, date, to, since, until, model_version, who, reason, dry_run, shown
+        )
+        if as_json:
+            _json(value)
+        raise typer.Exit(code)
+
+
+@app.command()
+def diff(
+    name: Name,
+    before: Annotated[str, typer.Argument(metavar="V1", help="The version to compare with.")],
+    date: Day,
+    after: Annotated[
+        str | None, typer.Argument(metavar="V2", help="The other one; the current one if left.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two versions of a partition: rows by key, scores, and the other columns."""
+    with _told(as_json, debug):
+        from daybreak.diff import diff_command
+
+        value = diff_command(name, date, before, after, None if as_json else _console())
+        if as_json:
+            _json(value)
+
+
+@app.command(epilog="Exit codes: 0 the same bit for bit, 1 not the same or not found, 2 bad usage.")
+def why(
+    name: Name,
+    date: Day,
+    key: Annotated[
+        list[str],
+        typer.Option("--key", metavar="NAME=VALUE", help="A column of the key; once for each."),
+    ],
+    version: Annotated[
+        str | None, typer.Option("--version", metavar="V", help="The current one if left.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Replay one published prediction, and show its features and where all of it comes from.
+
+    The model that was pinned scores the stored features again.
+    """
+    with _told(as_json, debug):
+        from daybreak.why import why_command
+
+        value, code = why_command(name, date, key, version, None if as_json else _console())
+        if as_json:
+            _json(value)
+        raise typer.Exit(code)
+
+
+@app.command()
+def expire(
+    name: Name,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Delete what the pipeline's retention no longer keeps, and tidy its table.
+
+    What readers see is never deleted. Killed at any moment, running it again
+    finishes it. Airflow's DAG daybreak_upkeep does it daily.
+    """
+    with _told(as_json, debug):
+        from daybreak.expire import expire_command
+
+        value = expire_command(name, dry_run, None if as_json else _console())
+        if as_json:
+            _json(value)
 
 
 @app.command()
@@ -218,6 +346,88 @@ def report(
             typer.echo(shown(found.html))
         if open_it:
             typer.launch(found.html)
+
+
+@app.command(epilog=BACKFILL_EXIT_CODES)
+def backfill(
+    name: Name,
+    first: Annotated[
+        dt.date, typer.Option("--from", metavar="DATE", parser=_date, help="The first day.")
+    ],
+    last: Annotated[
+        dt.date, typer.Option("--to", metavar="DATE", parser=_date, help="The last day, included.")
+    ],
+    only: Annotated[
+        Literal["missing", "stale", "all"],
+        typer.Option(
+            help="missing: partitions without a version; stale: those, and those that a run would "
+            "make anew; all."
+        ),
+    ] = "missing",
+    via: Annotated[
+        Literal["local", "airflow"],
+        typer.Option(help="Processes of this machine, or the backfills of an Airflow."),
+    ] = "local",
+    parallel: Annotated[
+        int, typer.Option("--parallel", "-n", metavar="N", min=1, help="Partitions at a time.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run and why, and run nothing.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run the partitions of a range of days, and publish each.
+
+    Days are local to the pipeline and inclusive; each stands for the
+    partition that contains it. Running it again does what is left.
+    """
+    with _told(as_json, debug):
+        from daybreak.backfill_command import backfill_command
+
+        out, err, now = _console(), _console(stderr=True), dt.datetime.now(dt.UTC)
+        shown = None if as_json else out
+        value, code = backfill_command(
+            name, first, last, only, via, parallel, dry_run, now, shown, err
+        )
+        if as_json:
+            _json(value)
+        raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    name: Name,
+    first: Annotated[
+        dt.date | None,
+        typer.Option(
+            "--from", metavar="DATE", parser=_date, help="The first day; a screen of them if left."
+        ),
+    ] = None,
+    last: Annotated[
+        dt.date | None,
+        typer.Option(
+            "--to", metavar="DATE", parser=_date, help="The last day; the newest possible if left."
+        ),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Leave out the registry: quick, without its model.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what readers have of each partition, as a calendar, and why not the rest."""
+    with _told(as_json, debug):
+        from daybreak.status import print_status, status_json, status_of
+        from include.settings import silence_telemetry
+
+        silence_telemetry()
+        with _console(stderr=True).status("Looking …"):
+            found = status_of(name, first, last, dt.datetime.now(dt.UTC), offline)
+        if as_json:
+            _json(status_json(found))
+        else:
+            print_status(_console(), found)
 
 
 @app.command()

@@ -149,7 +149,8 @@ def told(result: Value) -> str:
         return f"{counted(result.scored, 'row')}" + (same or (some if result.reused_parts else ""))
     if isinstance(result, Published):
         replaced = f", replaces {result.replaced}" if result.replaced else ""
-        return f"{result.outcome}: version {result.version}{replaced}"
+        note = f"; {result.note}" if result.note else ""
+        return f"{result.outcome}: version {result.version}{replaced}{note}"
     if isinstance(result, DriftResult):
         return f"{result.verdict}: {result.message}"
     if isinstance(result, Report):

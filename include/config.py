@@ -12,7 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from include.partition import Grain
 
 Share = Annotated[float, Field(ge=0, le=1)]
+# What may happen to a run that a person wants to know of.
+Event = Literal["failure", "held", "drift", "deadline", "published"]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+# A name in Snowflake that needs no quotes, with its schema and its database or without them.
+TableName = Annotated[
+    str, Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*\.){0,2}[A-Za-z_][A-Za-z0-9_]*$")
+]
 
 # Columns that every prediction row carries, in this order after the key, the pass-through columns
 # and the score; a pipeline's own columns may not take their names.
@@ -31,9 +37,14 @@ class Section(BaseModel):
 
 
 class Schedule(Section):
-    """When the run starts and by when it must be done; cron and deadline are in `timezone`."""
+    """When the run starts and by when it must be done; cron and deadline are in `timezone`.
+
+    `assets` are names or URIs of Airflow assets: a run starts once all of them were updated, and
+    at the ticks of `cron` too.
+    """
 
     cron: str | None = None
+    assets: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     timezone: str = "UTC"
     start_date: dt.date = dt.date(2020, 1, 1)
     deadline: dt.time | None = None
@@ -60,6 +71,15 @@ class Schedule(Section):
             raise ValueError("a deadline is in `timezone` and has no offset of its own")
         return deadline
 
+    @model_validator(mode="after")
+    def _something_to_be_late(self) -> Schedule:
+        if self.assets and self.deadline is not None and self.cron is None:
+            raise ValueError(
+                "a deadline beside assets needs a cron: where the assets never come there is no "
+                "run that could be late"
+            )
+        return self
+
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
@@ -75,7 +95,7 @@ class PartitionRule(Section):
 class Warehouse(Section):
     """Where features.sql runs; `connection` names an Airflow connection (see connections.py)."""
 
-    kind: Literal["duckdb"]
+    kind: Literal["duckdb", "snowflake"]
     connection: str
 
 
@@ -145,13 +165,36 @@ class Audit(Section):
 
 
 class Predictions(Section):
-    """The versioned table. Without `uri` it lies in the workspace."""
+    """The versioned table: Delta files, in the workspace unless `uri` says, or Snowflake's tables.
 
-    kind: Literal["delta"] = "delta"
+    In Snowflake, `table` is what their names begin with, and `readers` are roles that may select
+    from its view.
+    """
+
+    kind: Literal["delta", "snowflake"] = "delta"
     uri: str | None = None
+    connection: str | None = None
+    table: TableName | None = None
+    readers: tuple[Identifier, ...] = ()
     score_column: Identifier = "score"
     pass_through: tuple[Identifier, ...] = ()
     audit: Audit = Audit()
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Predictions:
+        here, there = {"uri"}, {"connection", "table", "readers"}
+        if self.kind == "snowflake":
+            here, there = there, here
+            missing = [name for name in ("connection", "table") if not getattr(self, name)]
+            if missing:
+                raise ValueError(f"predictions of the kind snowflake need {' and '.join(missing)}")
+        foreign = sorted(name for name in there if getattr(self, name))
+        if foreign:
+            raise ValueError(
+                f"{', '.join(foreign)} means nothing for predictions of the kind {self.kind}, "
+                f"which has {', '.join(sorted(here))}"
+            )
+        return self
 
 
 class Drift(Section):
@@ -175,6 +218,28 @@ class Drift(Section):
         return self
 
 
+class Retention(Section):
+    """What the daily upkeep leaves. A current version is never deleted.
+
+    A version that was superseded less than `rollback_days` ago stays, and so do the newest
+    `versions` of each partition. `snapshot_days` is how long the features of a kept version stay,
+    which `daybreak why` needs; `run_days` how long the records and the report of a run do.
+    `crashed_hours` is the grace for what a run left unfinished: a run may take as long.
+    """
+
+    versions: Annotated[int, Field(ge=1, strict=True)] = 3
+    rollback_days: Annotated[int, Field(ge=0, strict=True)] = 30
+    snapshot_days: Annotated[int, Field(ge=1, strict=True)] = 365
+    crashed_hours: Annotated[int, Field(ge=1, strict=True)] = 48
+    run_days: Annotated[int, Field(ge=1, strict=True)] = 365
+
+
+class Notify(Section):
+    """Of what people are told, through the services that DAYBREAK_NOTIFY names."""
+
+    on: tuple[Event, ...] = ("failure", "held", "drift", "deadline")
+
+
 class PipelineConfig(Section):
     """One pipeline.yaml. Unknown keys fail."""
 
@@ -191,6 +256,8 @@ class PipelineConfig(Section):
     engine: Engine = Engine()
     predictions: Predictions = Predictions()
     drift: Drift = Drift()
+    notify: Notify = Notify()
+    retention: Retention = Retention()
 
     @model_validator(mode="after")
     def _no_column_twice(self) -> PipelineConfig:

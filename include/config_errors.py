@@ -57,7 +57,9 @@ def _problem(detail: Any, lines: Lines, file: Path) -> tuple[int, str, str]:
         return lines[known], f"{dotted} is a list, not {_shown(given)}", f"write {dotted}: [ … ]"
     message = detail["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    said = f": {message}" if _shown(given) in message else f": {message}, not {_shown(given)}"
+    # A rule between the keys of a block names them itself.
+    whole = isinstance(given, dict) or _shown(given) in message
+    said = f": {message}" if whole else f": {message}, not {_shown(given)}"
     return lines[known], dotted + said, f"correct {dotted}"
 
 

@@ -48,6 +48,13 @@ class Partition(BaseModel):
             partition = Partition.containing(partition.start - dt.timedelta(days=1), self.grain)
         return partition
 
+    def ahead(self, count: int) -> Partition:
+        """The partition `count` after this one."""
+        partition = self
+        for _ in range(count):
+            partition = Partition.containing(partition.end, self.grain)
+        return partition
+
     def ends_at(self, zone: str) -> dt.datetime:
         """The instant at which the partition is over: local midnight after its last day."""
         return dt.datetime.combine(self.end, dt.time(), tzinfo=ZoneInfo(zone))
@@ -80,3 +87,12 @@ def partition_for(
         )
     local_date = at.astimezone(ZoneInfo(zone)).date()
     return Partition.containing(local_date, grain).back(lag)
+
+
+def partitions_between(first: dt.date, last: dt.date, grain: Grain) -> list[Partition]:
+    """The partitions that contain these days and all between, in order; none if swapped."""
+    partition, found = Partition.containing(first, grain), list[Partition]()
+    while partition.start <= last:
+        found.append(partition)
+        partition = partition.ahead(1)
+    return found

@@ -22,7 +22,7 @@ from include.yaml_lines import parse_yaml
 CONFIG, QUERY, SUITE = "pipeline.yaml", "features.sql", "suite.yaml"
 
 # A pipeline's name is the id of its DAG and a folder of the workspace.
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,199}")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,199}")
 
 # The parts of pipeline.yaml that shape the rows of a version. The others (owner, schedule, engine,
 # drift, …) may change without making a new version of the same date.
@@ -42,14 +42,24 @@ class Pipeline(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 over everything here that shapes the published rows."""
+        content = json.dumps([self._shaping(), self.sql, self.suite], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def differs_from(self, other: Pipeline) -> list[str]:
+        """What of all that shapes the rows is another here: keys of pipeline.yaml, and files."""
+        mine, theirs = self._shaping(), other._shaping()
+        keys = [name for name in mine if mine[name] != theirs[name]]
+        files = [(QUERY, self.sql == other.sql), (SUITE, self.suite == other.suite)]
+        return keys + [name for name, same in files if not same]
+
+    def _shaping(self) -> dict[str, Any]:
         config = self.config.model_dump(mode="json")
         shaping = {name: config[name] for name in _SHAPING}
         shaping["model"] = {key: shaping["model"][key] for key in ("name", "output")}
         shaping["predictions"] = {
             key: shaping["predictions"][key] for key in ("score_column", "pass_through")
         }
-        content = json.dumps([shaping, self.sql, self.suite], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return shaping
 
 
 def pipeline_folders(root: Path) -> list[Path]:
@@ -88,7 +98,7 @@ def read_pipeline(folder: Path) -> tuple[Pipeline | None, list[BadConfig]]:
     """
     name, problems = folder.name, list[BadConfig]()
     texts: dict[str, str] = {}
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         problems.append(
             BadConfig(
                 f"{name!r} cannot name a pipeline",

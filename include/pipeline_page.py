@@ -26,10 +26,11 @@ def page(pipeline: Pipeline) -> str:
 
 def _schedule(pipeline: Pipeline) -> str:
     schedule = pipeline.config.schedule
-    if schedule.cron is None:
-        return "when triggered"
-    due = f", due by {schedule.deadline:%H:%M}" if schedule.deadline else ""
-    return f"`{schedule.cron}` in {schedule.timezone}{due}"
+    starts = [f"`{schedule.cron}` in {schedule.timezone}"] if schedule.cron else []
+    if schedule.assets:
+        starts.append(f"when updated: {_columns(schedule.assets)}")
+    due = f", due by {schedule.deadline:%H:%M}" if schedule.deadline and schedule.cron else ""
+    return ("; ".join(starts) or "when triggered") + due
 
 
 def _partition(pipeline: Pipeline) -> str:

@@ -185,7 +185,8 @@ class Published(Value):
     """What readers now see of the partition.
 
     `outcome` is `published` when this run moved the pointer, `unchanged` when the same version was
-    current already. `table_version` is the table's own counter.
+    current already. `table_version` is the table's own counter. `note` is what a person should know
+    of the move, such as the rollback that it ended.
     """
 
     outcome: Literal["published", "unchanged"]
@@ -195,6 +196,7 @@ class Published(Value):
     rows: int
     replaced: str | None
     checks: tuple[Check, ...] = ()
+    note: str | None = None
 
 
 DriftVerdict = Literal["stable", "warn", "alert", "unknown"]

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from include import storage
 from include.errors import CorruptData, DaybreakError, PermanentError
 from include.run import ModelVersion, Part, Receipt, Value
@@ -33,7 +35,8 @@ class ScoringJob(Value):
 
     Made once per version: whoever resumes it reads the same `run_id` and `scored_at`, so that a
     part has the same bytes whoever scores it. `parts_uri` is where scored parts go and
-    `receipts_uri` where their receipts go.
+    `receipts_uri` where their receipts go. `environment` are the versions of the libraries where
+    the job was made, see environment.py.
     """
 
     pipeline: str
@@ -49,6 +52,7 @@ class ScoringJob(Value):
     quarantine_uri: str | None
     parts_uri: str
     receipts_uri: str
+    environment: dict[str, str] = Field(default_factory=dict)
 
     @property
     def uri(self) -> str:
@@ -142,9 +146,30 @@ def score_part(
     with the part and its first key, for a score that is not finite and for a model that fails,
     and CorruptData where the part's bytes changed.
     """
+    started = time.perf_counter()
+    scored = scored_rows(job, part, scorer, quarantined)
+    content = _parquet(scored, job)
+    storage.write(job.part_uri(part.index), content)
+    receipt = Receipt(
+        part=part.index,
+        uri=job.part_uri(part.index),
+        rows_in=part.rows,
+        scored=scored.num_rows,
+        quarantined=part.rows - scored.num_rows,
+        bytes=len(content),
+        digest=hashlib.sha256(content).hexdigest(),
+        seconds=round(time.perf_counter() - started, 4),
+    )
+    storage.write(job.receipt_uri(part.index), receipt.model_dump_json(indent=2).encode())
+    return receipt
+
+
+def scored_rows(
+    job: ScoringJob, part: Part, scorer: Scorer, quarantined: Mapping[int, NDArray[np.int64]]
+) -> pa.Table:
+    """The rows of one part as they are published, in the order of the key; see `score_part`."""
     import pyarrow as pa
 
-    started = time.perf_counter()
     needed = dict.fromkeys((*job.key, *job.pass_through, *scorer.columns))
     rows = read_part(part, list(needed))
     missing = [name for name in needed if name not in rows.column_names]
@@ -168,20 +193,7 @@ def score_part(
     scored = rows.select([*job.key, *job.pass_through]).append_column(job.score_column, scores)
     for name, value in lineage.items():
         scored = scored.append_column(name, pa.repeat(value, rows.num_rows))
-    content = _parquet(scored, job)
-    storage.write(job.part_uri(part.index), content)
-    receipt = Receipt(
-        part=part.index,
-        uri=job.part_uri(part.index),
-        rows_in=part.rows,
-        scored=rows.num_rows,
-        quarantined=part.rows - rows.num_rows,
-        bytes=len(content),
-        digest=hashlib.sha256(content).hexdigest(),
-        seconds=round(time.perf_counter() - started, 4),
-    )
-    storage.write(job.receipt_uri(part.index), receipt.model_dump_json(indent=2).encode())
-    return receipt
+    return scored
 
 
 def _all_but(rows: int, positions: NDArray[np.int64], part: Part) -> pa.Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -25,11 +27,23 @@ _QUIET = {
 
 
 @dataclass(frozen=True)
+class AirflowServer:
+    """An Airflow's address, and a user with a password or a token; a token goes first."""
+
+    url: str
+    user: str | None
+    password: str | None = field(repr=False)
+    token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Settings:
     """`home` holds what Daybreak makes on this machine; the URIs may lie anywhere else.
 
     `workspace` and `registry` are URIs, `pipelines` the folder that holds the pipeline folders,
-    `connections_file` an airflow_settings.yaml whose connections are the last resort.
+    `connections_file` an airflow_settings.yaml whose connections are the last resort. `airflow` is
+    where `daybreak backfill --via airflow` finds Airflow's API server. `notify` are Apprise URLs;
+    they hold passwords and tokens.
     """
 
     home: Path
@@ -38,6 +52,8 @@ class Settings:
     pipelines: Path
     cache: Path
     connections_file: Path
+    airflow: AirflowServer
+    notify: tuple[str, ...] = field(repr=False)
 
 
 def settings() -> Settings:
@@ -56,12 +72,27 @@ def settings() -> Settings:
         connections_file=Path(
             os.environ.get("DAYBREAK_CONNECTIONS_FILE") or PROJECT / "airflow_settings.yaml"
         ),
+        airflow=AirflowServer(
+            url=(os.environ.get("DAYBREAK_AIRFLOW_URL") or "http://127.0.0.1:8080").rstrip("/"),
+            user=os.environ.get("DAYBREAK_AIRFLOW_USER") or None,
+            password=os.environ.get("DAYBREAK_AIRFLOW_PASSWORD") or None,
+            token=os.environ.get("DAYBREAK_AIRFLOW_TOKEN") or None,
+        ),
+        notify=_urls(os.environ.get("DAYBREAK_NOTIFY") or ""),
     )
 
 
 def connection_variable(connection_id: str) -> str | None:
     """The value of AIRFLOW_CONN_<ID>, a URI or JSON, where the environment has one."""
     return os.environ.get(f"AIRFLOW_CONN_{connection_id.upper()}") or None
+
+
+def current_user() -> str:
+    """Who runs this process, for the records of what a person decided."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return f"uid {os.getuid()}"
 
 
 def inherited_environment() -> dict[str, str]:
@@ -74,6 +105,12 @@ def silence_telemetry() -> None:
     """Turn off what dependencies report home; called before any of them is imported."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    """URLs between commas or white space; a comma inside a URL, as in mailto://…?to=a,b, stays."""
+    found = re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)", text.strip().strip(","))
+    return tuple(url.strip() for url in found if url.strip())
 
 
 def _uri(location: str) -> str:

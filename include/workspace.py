@@ -8,7 +8,8 @@
     predictions/                              the Delta table; versions below as_of=…/version=…
     scores/as_of=…/<version>/                 the job and the receipts of a version's parts
     drift/as_of=…/<version>-<references>.json
-    runs/<run_id>/                            request, run, steps/<step>.json, the report
+    runs/<run_id>/                            request, run, steps/<step>.json, the report,
+                                              notifications/<event>.json
 """
 
 from __future__ import annotations
@@ -50,17 +51,29 @@ class Workspace:
     def predictions(self) -> str:
         return self.at("predictions")
 
+    def scored(self, as_of: dt.date) -> str:
+        return self.at("scores", f"as_of={as_of}")
+
     def scores(self, as_of: dt.date, version: str) -> str:
-        return self.at("scores", f"as_of={as_of}", version)
+        return join(self.scored(as_of), version)
+
+    def runs(self) -> str:
+        return self.at("runs")
 
     def drift(self, as_of: dt.date, version: str) -> str:
         return self.at("drift", f"as_of={as_of}", version)
 
     def run(self, run_id: str) -> str:
-        return self.at("runs", run_id)
+        return join(self.runs(), run_id)
 
     def step(self, run_id: str, step: str) -> str:
         return join(self.run(run_id), "steps", f"{step}.json")
+
+    def notifications(self, run_id: str) -> str:
+        return join(self.run(run_id), "notifications")
+
+    def notification(self, run_id: str, event: str) -> str:
+        return join(self.notifications(run_id), f"{event}.json")
 
 
 def run_id_of(orchestrator: str, own_id: str) -> str:

@@ -11,11 +11,16 @@ from include.errors import BadConfig
 
 Lines = dict[tuple[str | int, ...], int]
 
+_TEXT = "tag:yaml.org,2002:str"
+# Booleans in YAML 1.1 and text in YAML 1.2; `on` is a key of pipeline.yaml.
+_TEXT_TOO = ("on", "off", "yes", "no")
+
 
 def parse_yaml(text: str, file: Path) -> tuple[Any, Lines]:
     """The values of a YAML text and the line, from 1, of each key path.
 
-    Keys are text and stand once. 10:30 is text as in YAML 1.2, not the number 630 of YAML 1.1.
+    Keys are text and stand once. 10:30 and the key `on` are text as in YAML 1.2, not the number
+    630 and the boolean of YAML 1.1.
     """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
@@ -45,7 +50,7 @@ def parse_yaml(text: str, file: Path) -> tuple[Any, Lines]:
             for key_node, value_node in node.value:
                 line = key_node.start_mark.line + 1
                 key = key_node.value
-                if key_node.tag != "tag:yaml.org,2002:str":
+                if key_node.tag != _TEXT and key not in _TEXT_TOO:
                     raise BadConfig(
                         f"YAML does not read the key {key!r} as text"
                         if isinstance(key_node, yaml.ScalarNode)

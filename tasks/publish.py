@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 
 from include import storage
 from include.audit import Audited, HeldForApproval, audit, require
@@ -23,9 +24,11 @@ from include.run import (
 from include.score_shift import Reference, Shift
 from include.scoring import ScoringJob, load_job, receipts
 from include.snapshots import load_manifest
-from include.stores import Store, VersionManifest, open_store
+from include.stores import RolledBack, Store, VersionManifest, open_store
 from include.workspace import Workspace
 from tasks.step import step_of
+
+log = logging.getLogger("daybreak")
 
 
 class Held(Value):
@@ -46,6 +49,7 @@ def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> P
 
     Raises AuditFailed where the files are no version to publish, and HeldForApproval, after
     `held.json` is written, where the scores moved too far from the version that it follows.
+    Raises RolledBack where a person rolled back from this very version.
     """
     with step_of(run, "publish") as recorder:
         config = planned_pipeline(run).config
@@ -58,6 +62,7 @@ def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> P
             source = load_manifest(snapshot)
             manifest = _manifest(run, config, source, gate, scored, snapshot.uri)
             store.stage(manifest)
+            _require_not_rolled_back(store, manifest)
             reference = _followed(store, as_of)
             audited = audit(
                 manifest, source, config.predictions.audit, config.model.output, reference
@@ -66,8 +71,24 @@ def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> P
             checks = audited.checks
         published = store.commit(manifest, run.planned_at)
         storage.delete([held_uri(workspace, as_of, scored.version)])
+        if published.note:
+            log.warning(f"{run.pipeline} {run.partition}: {published.note}")
         recorder.result = published.model_copy(update={"checks": checks})
         return recorder.result
+
+
+def _require_not_rolled_back(store: Store, manifest: VersionManifest) -> None:
+    """`commit` would refuse it too, but only after an audit that may hold it for a person."""
+    known = {version.version: version for version in store.versions(manifest.as_of)}
+    version = known.get(manifest.version)
+    if version is not None and version.rolled_back:
+        raise RolledBack(
+            f"a person rolled back from version {manifest.version}, and these rows, this model and "
+            "this configuration are that version again",
+            do="point the model's alias to a better version or mend the features; if the version "
+            f"is right after all: daybreak rollback {manifest.pipeline} --date {manifest.as_of} "
+            f"--to {manifest.version}",
+        )
 
 
 def held_uri(workspace: Workspace, as_of: dt.date, version: str) -> str:
@@ -146,6 +167,7 @@ def _manifest(
         config_digest=run.config_digest,
         run_id=job.run_id,
         scored_at=job.scored_at,
+        environment=job.environment,
     )
 
 

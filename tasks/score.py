@@ -8,6 +8,7 @@ import logging
 
 from include.config import PipelineConfig
 from include.engines import open_engine
+from include.environment import environment_for
 from include.errors import PermanentError
 from include.pipeline import planned_pipeline
 from include.run import GateResult, Receipt, Run, Scored, Snapshot, SnapshotManifest
@@ -65,6 +66,7 @@ def _job(
         quarantine_uri=gate.quarantine_uri,
         parts_uri=store.parts_uri(as_of, version),
         receipts_uri=workspace.scores(as_of, version),
+        environment=environment_for(run.model.flavor),
     )
 
 

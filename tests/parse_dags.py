@@ -36,14 +36,28 @@ def parse(only: str | None = None) -> dict[str, Any]:
 
 
 def described(dag: Any) -> dict[str, Any]:
+    ticks = getattr(dag.timetable, "timetable", dag.timetable)
+    assets = getattr(dag.timetable, "asset_condition", None)
     return {
         "file": Path(dag.fileloc).name,
         "description": dag.description,
         "doc_md": dag.doc_md,
         "tags": sorted(dag.tags),
         "timetable": type(dag.timetable).__name__,
-        "cron": getattr(dag.timetable, "expression", None),
-        "timezone": str(getattr(dag.timetable, "timezone", None)),
+        "cron": getattr(ticks, "expression", None),
+        "timezone": str(getattr(ticks, "timezone", None)),
+        "assets": [getattr(ref, "name", None) or ref.uri for ref in assets.objects]
+        if assets
+        else [],
+        "deadline": [
+            {
+                "interval": alert.interval.total_seconds(),
+                "callback": type(alert.callback).__name__,
+                "path": alert.callback.path,
+                **alert.reference.serialize_reference(),
+            }
+            for alert in dag.deadline or ()
+        ],
         "start_date": dag.start_date and dag.start_date.astimezone(dag.timezone).isoformat(),
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
@@ -62,6 +76,8 @@ def described(dag: Any) -> dict[str, Any]:
                 "timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
                 "owner": task.owner,
                 "pool": task.pool,
+                "inlets": [asset.name for asset in task.inlets],
+                "outlets": [asset.name for asset in task.outlets],
             }
             for task in dag.tasks
         },

@@ -17,8 +17,8 @@ import pytest
 from include.errors import BadConfig
 from tests.world import FEATURES_SQL, PIPELINE_YAML, SUITE_YAML
 
-
 PROJECT = Path(__file__).resolve().parent.parent
+UPKEEP = "daybreak_upkeep"
 STEPS = ["plan", "extract", "gate", "score", "publish", "drift", "report"]
 
 
@@ -79,9 +79,11 @@ def churn(found: dict[str, Any]) -> dict[str, Any]:
 def test_every_folder_is_one_dag_and_nothing_else_is(found: dict[str, Any]) -> None:
     healthy = {"churn", "unscheduled", "score", "plan", "settings", "task"}
     broken = {f"{name}__config_error" for name in ("misspelt", "bad_cron", "not_a_name", "empty")}
-    assert set(found["dags"]) == healthy | broken
+    assert set(found["dags"]) == healthy | broken | {UPKEEP}
     assert found["errors"] == {}
-    assert {dag["file"] for dag in found["dags"].values()} == {"scoring.py"}
+    files = {dag_id: dag["file"] for dag_id, dag in found["dags"].items()}
+    assert files.pop(UPKEEP) == "upkeep.py"
+    assert set(files.values()) == {"scoring.py"}
 
 
 def test_parsing_loads_none_of_the_heavy_libraries(found: dict[str, Any]) -> None:
@@ -187,6 +189,20 @@ def test_params_are_typed_and_blank_by_default(churn: dict[str, Any]) -> None:
     assert date["format"] == "date"
     assert version["default"] is None
     assert set(version["type"]) == {"null", "string"}
+
+
+def test_upkeep_is_one_daily_dag_with_a_task_for_each_pipeline(found: dict[str, Any]) -> None:
+    dag = found["dags"][UPKEEP]
+    assert (dag["cron"], dag["timezone"]) == ("0 12 * * *", "UTC")
+    assert (dag["catchup"], dag["max_active_runs"]) == (False, 1)
+    assert list(dag["tasks"]) == ["pipelines", "upkeep"]
+    assert dag["tasks"]["upkeep"]["upstream"] == ["pipelines"]
+    assert dag["tasks"]["upkeep"]["retries"] == 3
+    assert dag["tasks"]["upkeep"]["timeout"] > 0
+
+
+def test_a_worker_of_upkeep_parses_no_pipeline(folders: Path, tmp_path: Path) -> None:
+    assert list(parse(tmp_path, folders, UPKEEP)["dags"]) == [UPKEEP]
 
 
 def test_a_worker_parses_only_the_dag_of_its_task(folders: Path, tmp_path: Path) -> None:

@@ -32,6 +32,19 @@ pytest_plugins = ("tests.demo_fixtures",)
 DAY = dt.date(2013, 7, 10)
 MONTH_END = dt.date(1998, 3, 31)
 
+# The features of the weather and what they are called in the warehouse.
+WEATHER = {
+    "temperature_f": "temp",
+    "dew_point_f": "dewp",
+    "humidity_percent": "humid",
+    "wind_direction_degrees": "wind_dir",
+    "wind_speed_mph": "wind_speed",
+    "wind_gust_mph": "wind_gust",
+    "precipitation_in": "precip",
+    "pressure_mbar": "pressure",
+    "visibility_miles": "visib",
+}
+
 
 # Flights
 
@@ -64,36 +77,75 @@ def flight_key() -> tuple[str, ...]:
     return pipeline("flight_delay").config.key
 
 
-@pytest.mark.parametrize("day", [dt.date(2013, 3, 8), DAY, dt.date(2013, 12, 9)])
-def test_no_flight_feature_knows_what_happened_after_five_in_the_morning(
+@pytest.mark.parametrize("day", [dt.date(2013, 3, 8), DAY, dt.date(2013, 11, 3)])
+def test_no_flight_feature_knows_how_its_day_went_or_what_came_after_it(
     loaded: Path, changed: Change, day: dt.date
 ) -> None:
-    blinded = changed(
+    after = day + dt.timedelta(days=1)
+    outcomes = """
+        dep_time = 1, dep_delay = 999, arr_time = 2, air_time = 3,
+        arr_delay = CASE WHEN flight % 3 = 0 THEN NULL ELSE flight END
+    """
+    weather = ", ".join(f"{name} = -999" for name in WEATHER.values())
+    scrambled = changed(
+        f"UPDATE flights SET {outcomes} WHERE flight_date >= '{day}'",
+        f"UPDATE weather SET {weather} WHERE observed_at >= TIMESTAMP '{after} 00:00'",
+    )
+    deleted = changed(
         f"DELETE FROM flights WHERE flight_date > '{day}'",
-        f"""
-        UPDATE flights SET dep_time = 1, dep_delay = 999, arr_time = 2, air_time = 3,
-            arr_delay = CASE WHEN flight % 3 = 0 THEN NULL ELSE flight END
-        WHERE flight_date = '{day}'
-        """,
-        f"DELETE FROM weather WHERE observed_at >= TIMESTAMP '{day} 05:00'",
+        f"UPDATE flights SET dep_time = NULL, arr_delay = NULL WHERE flight_date = '{day}'",
+        f"DELETE FROM weather WHERE observed_at >= TIMESTAMP '{after} 00:00'",
         "DELETE FROM purchases",
     )
-    assert flights_of(blinded, day).equals(flights_of(loaded, day))
+    known = flights_of(loaded, day)
+    assert flights_of(scrambled, day).equals(known)
+    assert flights_of(deleted, day).equals(known)
 
 
-def test_flight_features_do_know_yesterdays_results_and_this_mornings_weather(
+def test_a_flights_weather_is_that_of_its_origin_and_hour_and_of_none_after_it(
     loaded: Path, changed: Change
 ) -> None:
-    yesterday = DAY - dt.timedelta(days=1)
+    noon = local(f"{DAY} 12:00")
     other = changed(
-        f"UPDATE flights SET arr_delay = 0 WHERE flight_date = '{yesterday}'",
-        f"UPDATE weather SET temp = 0 WHERE observed_at = TIMESTAMP '{DAY} 04:00'",
+        "UPDATE weather SET temp = 0, wind_speed = 99 "
+        f"WHERE origin = 'JFK' AND observed_at >= TIMESTAMP '{noon}'"
     )
+    before, after = flights_of(loaded, DAY).to_pylist(), flights_of(other, DAY).to_pylist()
+    assert len(before) == len(after)
+    for one, same in zip(before, after, strict=True):
+        if one["origin"] == "JFK" and one["scheduled_at"] >= noon:
+            assert (same["temperature_f"], same["wind_speed_mph"]) == (0, 99)
+        else:
+            assert same == one
+
+    observed = {
+        tuple(row[:2]): row[2:]
+        for row in asked(
+            loaded, f"SELECT origin, observed_at, {', '.join(WEATHER.values())} FROM weather"
+        )
+    }
+    for row in before:
+        hour = row["scheduled_at"].replace(minute=0)
+        assert row["weather_observed_at"] == hour
+        assert tuple(row[name] for name in WEATHER) == observed[row["origin"], hour]
+
+
+def test_an_hour_that_the_weather_feed_left_out_has_the_weather_of_the_hour_before(
+    loaded: Path, changed: Change
+) -> None:
+    other = changed(f"DELETE FROM weather WHERE observed_at = TIMESTAMP '{DAY} 12:00'")
+    noon = [row for row in flights_of(other, DAY).to_pylist() if row["scheduled_at"].hour == 12]
+    assert noon
+    assert {row["weather_observed_at"] for row in noon} == {local(f"{DAY} 11:00")}
+
+
+def test_flight_features_do_know_yesterdays_results(loaded: Path, changed: Change) -> None:
+    yesterday = DAY - dt.timedelta(days=1)
+    other = changed(f"UPDATE flights SET arr_delay = 0 WHERE flight_date = '{yesterday}'")
     before, after = flights_of(loaded, DAY), flights_of(other, DAY)
     differ = {name for name in before.column_names if not before[name].equals(after[name])}
     assert {"carrier_late_share_1d", "origin_late_share_28d", "route_late_share_28d"} <= differ
-    assert "temperature_f" in differ
-    assert not differ & {"departure_minute", "plane_seats", "wind_speed_mph", "tailnum"}
+    assert not differ & {"departure_minute", "plane_seats", "tailnum", *WEATHER}
 
 
 def test_a_query_over_weeks_gives_each_flight_what_its_own_days_query_gives(loaded: Path) -> None:
@@ -266,6 +318,8 @@ def test_churn_labels_of_training_are_known_before_the_held_out_month_and_in_the
         ("flight_delay", dt.date(2013, 2, 9)),  # after a blizzard: 393 of 684 flights cancelled
         ("flight_delay", dt.date(2013, 3, 7)),  # the largest share of odd aircraft
         ("flight_delay", dt.date(2013, 7, 27)),  # a flight of 17 miles
+        ("flight_delay", dt.date(2013, 10, 1)),
+        ("flight_delay", dt.date(2013, 12, 30)),  # the last weather, of 18:00
         ("flight_delay", dt.date(2013, 11, 28)),  # Thanksgiving, the fewest flights
         ("flight_delay", dt.date(2013, 12, 25)),
         ("customer_churn", dt.date(1998, 1, 31)),

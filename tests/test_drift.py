@@ -239,6 +239,8 @@ def test_a_column_that_is_ignored_is_not_in_the_verdict(tiny: World) -> None:
     result = drift(*_inputs(tiny))
     assert "balance" not in result.drifted
     assert result.verdict in ("stable", "warn")
+    assert "2 watched columns" in result.message
+    assert "(3 ignored)" in result.message
     assert any(column.column == "balance" for column in _numbers(result).columns)
 
 

@@ -152,7 +152,7 @@ def test_a_key_that_stands_twice_is_refused_rather_than_overwritten(tmp_path):
         ("owner: \x07\n", "control characters", 9),
         ("--- \nowner: b\n", "another document", 9),
         ("tags: &t [*t]\n", "alias", 9),
-        ("on: 1\n", "'on' as text", 9),
+        ("true: 1\n", "'true' as text", 9),
         ("5: 1\n", "'5' as text", 9),
         ("? [a]\n: b\n", "list or a mapping", 9),
         ("<<: {owner: me}\n", "'<<' as text", 9),

@@ -53,6 +53,20 @@ def test_each_variable_moves_its_own_part(monkeypatch):
     assert found.connections_file == Path("/c.yaml")
 
 
+def test_where_airflow_is_comes_from_the_environment_and_its_secrets_are_shown_nowhere(monkeypatch):
+    assert settings().airflow.url == "http://127.0.0.1:8080"
+    assert settings().airflow.user is None
+    monkeypatch.setenv("DAYBREAK_AIRFLOW_URL", "https://airflow.example.com/x/")
+    monkeypatch.setenv("DAYBREAK_AIRFLOW_USER", "ann")
+    monkeypatch.setenv("DAYBREAK_AIRFLOW_PASSWORD", "h4sh-hush")
+    monkeypatch.setenv("DAYBREAK_AIRFLOW_TOKEN", "t0ken-hush")
+    found = settings()
+    assert found.airflow.url == "https://airflow.example.com/x"
+    assert (found.airflow.user, found.airflow.password) == ("ann", "h4sh-hush")
+    assert found.airflow.token == "t0ken-hush"
+    assert "hush" not in repr(found)
+
+
 def test_mlflows_own_variable_names_the_registry_unless_ours_does(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://theirs")
     assert settings().registry == "http://theirs"

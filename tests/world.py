@@ -160,6 +160,7 @@ class World:
             "DAYBREAK_REGISTRY": self.registry,
             "DAYBREAK_PIPELINES": str(self.pipelines),
             "DAYBREAK_CACHE": str(self.home / "cache"),
+            "DAYBREAK_NOTIFY": "",
             f"AIRFLOW_CONN_{CONNECTION.upper()}": "duckdb://"
             + str(self.warehouse).replace("/", "%2F"),
         }

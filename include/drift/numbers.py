@@ -83,19 +83,24 @@ def drifted_columns(columns: tuple[ColumnDrift, ...], ignored: tuple[str, ...]) 
 
 
 def _message(columns: tuple[ColumnDrift, ...], ignored: tuple[str, ...]) -> str:
+    """The outcome for the watched columns: those that were compared and are not ignored."""
     if not columns:
         return "Nothing to compare with."
-    total = len({column.column for column in columns})
+    compared = {column.column for column in columns}
+    watched = len(compared.difference(ignored))
+    left = f" ({len(compared) - watched} ignored)" if watched < len(compared) else ""
+    if not watched:
+        return f"No column is watched{left}."
+    noun = "column" if watched == 1 else "columns"
     drifted = drifted_columns(columns, ignored)
     if not drifted:
-        return f"None of {total} columns moved."
+        return f"None of the {watched} watched {noun} moved{left}."
     worst = max(
         (column for column in columns if column.column == drifted[0]), key=lambda each: each.psi
     )
-    moved = "column" if total == 1 else "columns"
     return (
-        f"{len(drifted)} of {total} {moved} moved, most of all {worst.column}: PSI "
-        f"{worst.psi:.2f} against {worst.reference} ({worst.verdict})."
+        f"{len(drifted)} of the {watched} watched {noun} moved{left}, most of all {worst.column}: "
+        f"PSI {worst.psi:.2f} against {worst.reference} ({worst.verdict})."
     )
 
 

@@ -10,8 +10,9 @@ from typing import TypeVar
 from include import storage
 from include.drift.charts import Chart
 from include.drift.numbers import DriftNumbers
+from include.notify import notifications
 from include.pipeline import Pipeline, planned_pipeline
-from include.reports.model import Counts, Problem, RunReport, State
+from include.reports.model import Counts, Problem, Readers, RunReport, State
 from include.reports.records import STEPS, RunRecords, read_records
 from include.reports.sections import (
     counts_of,
@@ -24,7 +25,7 @@ from include.reports.sections import (
 )
 from include.run import Run
 from include.snapshots import load_manifest
-from include.stores import Version, open_store
+from include.stores import Store, Version, open_store
 from include.workspace import Workspace
 
 HELD = "HeldForApproval"
@@ -56,9 +57,10 @@ class Attempts:
             return None
 
 
-def assemble(workspace: Workspace, run_id: str) -> RunReport:
+def assemble(workspace: Workspace, run_id: str, folder: Pipeline | None = None) -> RunReport:
     """The report of a run, however far it came.
 
+    `folder` is the pipeline as it stands now; it says where the table is where nothing was planned.
     Whatever cannot be read (a manifest that is gone, a table that does not answer) is named in the
     report's notes; nothing but the run's own records can make it fail.
     """
@@ -68,6 +70,8 @@ def assemble(workspace: Workspace, run_id: str) -> RunReport:
     read = attempts.read
     pipeline = read("The pipeline's configuration", lambda: planned_pipeline(run)) if run else None
     seen = _seen(attempts, workspace, run, pipeline)
+    table = pipeline or (folder if run is None else None)
+    readers = read("The versions before", lambda: _readers(workspace, run, table, seen))
     source = read("The snapshot's manifest", lambda: load_manifest(snapshot)) if snapshot else None
     numbers = read("The drift numbers", lambda: _numbers(drift.uri)) if drift else None
     reasons = read("The quarantined rows", lambda: reasons_of(gate)) if gate else None
@@ -103,8 +107,18 @@ def assemble(workspace: Workspace, run_id: str) -> RunReport:
         drift=drift_section(drift, numbers, config.drift if config else None) if drift else None,
         lineage=lineage_of(records, source),
         links=_links(workspace, run_id, records),
+        readers=readers,
+        notifications=tuple(
+            read("What people were told", lambda: notifications(workspace, run_id)) or ()
+        ),
         notes=tuple(attempts.notes),
     )
+
+
+def readers_see(store: Store, as_of: dt.date | None) -> Version | None:
+    """The current version of the date, else of the latest date before; of any date without one."""
+    dates = [date for date in store.current_dates() if as_of is None or date <= as_of]
+    return store.current(dates[-1]) if dates else None
 
 
 def state_of(records: RunRecords) -> State:
@@ -127,6 +141,23 @@ def _seen(
         lambda: open_store(predictions, workspace.predictions()).current(run.partition.as_of),
     )
     return Seen(found, known=len(attempts.notes) == notes)
+
+
+def _readers(
+    workspace: Workspace, run: Run | None, pipeline: Pipeline | None, seen: Seen
+) -> Readers | None:
+    found = seen.version
+    if found is None and pipeline is not None and (seen.known or run is None):
+        store = open_store(pipeline.config.predictions, workspace.predictions())
+        found = readers_see(store, run.partition.as_of if run else None)
+    if found is None:
+        return None
+    return Readers(
+        as_of=found.as_of,
+        version=found.version,
+        rows=found.rows,
+        committed_at=found.committed_at,
+    )
 
 
 def _problems(records: RunRecords, state: State) -> tuple[Problem | None, tuple[Problem, ...]]:

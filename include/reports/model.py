@@ -9,6 +9,7 @@ from pydantic import Field
 
 from include.drift.charts import Chart
 from include.drift.verdicts import Reference
+from include.notify import Notification
 from include.run import Check, ColumnDrift, DriftVerdict, Invocation, Value
 
 State = Literal["published", "unchanged", "held", "failed"]
@@ -81,10 +82,11 @@ class PublishSection(Value):
     rows: int
     replaced: str | None
     audit: tuple[Check, ...]
+    note: str | None = None
 
 
 class DriftSection(Value):
-    """The drift step's verdict and all its numbers, the furthest column first."""
+    """The drift step's verdict and all its numbers: the furthest first, the ignored last."""
 
     verdict: DriftVerdict
     message: str
@@ -118,10 +120,20 @@ class Lineage(Value):
     version: str | None = None
 
 
+class Readers(Value):
+    """What readers see: the current version of the run's date, else of the latest date before."""
+
+    as_of: dt.date
+    version: str
+    rows: int
+    committed_at: dt.datetime
+
+
 class RunReport(Value):
     """One run. Fields are added, never renamed, within a `schema_version`.
 
     `problem` is the error that decided the state, `others` are those of steps that did not;
+    `readers` is None where nothing was published yet, or the table could not be asked;
     `notes` say what the report could not show. Sections are None where the run did not get so far.
     """
 
@@ -150,6 +162,8 @@ class RunReport(Value):
     drift: DriftSection | None = None
     lineage: Lineage = Lineage()
     links: dict[str, str] = Field(default_factory=dict)
+    readers: Readers | None = None
+    notifications: tuple[Notification, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -132,6 +132,7 @@ def drift_section(
 ) -> DriftSection:
     """The verdict; with the numbers behind it, where they could be read."""
     rules = config or Drift()
+    columns = numbers.columns if numbers else ()
     return DriftSection(
         verdict=drift.verdict,
         message=drift.message,
@@ -141,7 +142,7 @@ def drift_section(
         notes=numbers.notes if numbers else (),
         training=numbers.training if numbers else None,
         trailing=numbers.trailing if numbers else None,
-        columns=tuple(sorted(numbers.columns, key=lambda each: -each.psi)) if numbers else (),
+        columns=tuple(sorted(columns, key=lambda each: (each.column in rules.ignore, -each.psi))),
         charts=numbers.charts if numbers else (),
     )
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from pydantic import Field
+
+from include.errors import PermanentError
 from include.run import Column, Published, Receipt, Value
 
 if TYPE_CHECKING:
@@ -17,14 +21,15 @@ if TYPE_CHECKING:
 
     from include.config import Predictions
 
-MEMBERS = ("delta",)
+MEMBERS = ("delta", "snowflake")
 
 
 class VersionManifest(Value):
     """The lineage of one version, written beside its files before it is committed.
 
     rows_in = rows + quarantined. `columns` is the schema of the files, without the partition
-    columns; `score_column` is one of them.
+    columns; `score_column` is one of them. `environment` are the versions of the libraries that
+    scored it, by package, empty where a release before this key wrote it.
     """
 
     pipeline: str
@@ -46,10 +51,32 @@ class VersionManifest(Value):
     config_digest: str
     run_id: str
     scored_at: dt.datetime
+    environment: dict[str, str] = Field(default_factory=dict)
+
+
+class RolledBack(PermanentError):
+    """A person rolled back from this version: it does not come back by itself."""
+
+
+class Decision(Value):
+    """A person's rollback: who decided it, when and why."""
+
+    by: str
+    at: dt.datetime
+    reason: str
+
+    def __str__(self) -> str:
+        said = f": {self.reason}" if self.reason else ""
+        return f"by {self.by} at {self.at:%Y-%m-%d %H:%M:%S %Z}{said}"
 
 
 class Version(Value):
-    """A version as the table knows it; `current` is what readers see."""
+    """A committed version as the table knows it; `current` is what readers see.
+
+    `decision` is the rollback that made it current the last time, None where a run did.
+    `rolled_back` says that a person rolled back from it and nobody took that back.
+    `superseded_at` is when another version took its place.
+    """
 
     as_of: dt.date
     version: str
@@ -59,10 +86,51 @@ class Version(Value):
     run_id: str
     committed_at: dt.datetime
     manifest_uri: str
+    decision: Decision | None = None
+    rolled_back: bool = False
+    superseded_at: dt.datetime | None = None
+
+
+class Stored(Value):
+    """What is stored of one version, for retention; `committed` is None where it never was.
+
+    `staged` says that its manifest is there. `deleting` says that a deletion of it was begun and
+    not finished. `modified_at` is the newest of its files' times, `bytes` their size.
+    """
+
+    as_of: dt.date
+    version: str
+    committed: Version | None
+    staged: bool
+    deleting: bool
+    files: int
+    bytes: int
+    modified_at: dt.datetime
+
+
+class Expired(Value):
+    """The record of a version whose files retention deleted; `manifest` is its lineage, if any.
+
+    It is written before the first file goes (`done` is false) and again after the last one.
+    """
+
+    as_of: dt.date
+    version: str
+    at: dt.datetime
+    reason: str
+    done: bool
+    manifest: VersionManifest | None
 
 
 class Store(Protocol):
     """One pipeline's prediction table."""
+
+    def set_up(self, columns: Sequence[Column], *, run: bool = True) -> list[str]:
+        """Create what versions with these columns need, before the first of them; safe to repeat.
+
+        The statements that do it, none where a table needs no set-up; without `run` they are only
+        returned.
+        """
 
     def parts_uri(self, as_of: dt.date, version: str) -> str:
         """Where the Parquet parts of a version are written, out of readers' sight until commit."""
@@ -77,8 +145,19 @@ class Store(Protocol):
         """Make the staged version current, in one move; `unchanged` where it is already.
 
         `planned_at` is that of the run which asks, and orders runs. Raises PermanentError when a
-        version of a run planned later took the partition meanwhile, and TransientError when the
-        table was too busy to take the commit.
+        version of a run planned later, or a rollback decided later, took the partition meanwhile,
+        RolledBack when this very version was rolled back from, and TransientError when the table
+        was too busy to take the commit. Ending a rollback is said in the result's `note`.
+        """
+
+    def rollback(self, as_of: dt.date, to: str, decision: Decision, *, replacing: str) -> Published:
+        """Make a version current again that was committed before, in one move.
+
+        `replacing` is what the person saw as current; where readers have another version by now,
+        PermanentError is raised. Every file is read first and held against the manifest:
+        CorruptData where one is missing or another, and then nothing has changed. `unchanged`
+        where `to` is current already. A run planned before `decision.at` does not supersede it,
+        and the version that is replaced is refused by `commit` until a rollback names it.
         """
 
     def current(self, as_of: dt.date) -> Version | None:
@@ -87,8 +166,29 @@ class Store(Protocol):
     def current_dates(self) -> list[dt.date]:
         """The dates that have a current version, ascending."""
 
+    def current_versions(self) -> dict[dt.date, str]:
+        """The current version of each date that has one: one look at the table for all of them."""
+
     def versions(self, as_of: dt.date) -> list[Version]:
-        """Every committed version of a date, the oldest first."""
+        """Every committed version of a date that is still stored, by its last commit."""
+
+    def expired(self, as_of: dt.date) -> list[Expired]:
+        """The versions of a date whose files were deleted and are not there again."""
+
+    def stored(self) -> list[Stored]:
+        """All that lies in the table, committed or not, by date and version."""
+
+    def delete(
+        self, versions: Sequence[tuple[dt.date, str]], reason: str, at: dt.datetime
+    ) -> list[tuple[dt.date, str]]:
+        """Delete the files of these versions; those that were deleted.
+
+        A version that is current, or becomes it meanwhile, is left. Killed at any moment, nothing
+        that readers see has lost a file, and the same call finishes the work.
+        """
+
+    def upkeep(self) -> None:
+        """Keep the table's own log small; no version changes."""
 
     def read(
         self, as_of: dt.date, version: str | None = None, columns: list[str] | None = None
@@ -102,5 +202,5 @@ class Store(Protocol):
 def open_store(config: Predictions, workspace_uri: str) -> Store:
     """The table of a pipeline; `workspace_uri` is where it lies unless the pipeline says."""
     module = importlib.import_module(f"include.stores.{config.kind}")
-    store: Store = module.Table(config.uri or workspace_uri)
+    store: Store = module.open_table(config, workspace_uri)
     return store

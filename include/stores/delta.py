@@ -13,14 +13,24 @@ import datetime as dt
 import random
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from include import storage
 from include.errors import CorruptData, PermanentError, TransientError
-from include.run import Published
-from include.stores import Version, VersionManifest, delta_log
-from include.stores.delta_files import add_actions
+from include.run import Column, Published
+from include.stores import (
+    Decision,
+    Expired,
+    Stored,
+    Version,
+    VersionManifest,
+    delta_expiry,
+    delta_log,
+    rule,
+)
+from include.stores.delta_files import add_actions, verify
 from include.stores.delta_read import read_current, read_parts
 from include.stores.delta_schema import PARTITION_BY, delta_types, merged, types_of
 from include.stores.history import Commit, History
@@ -29,6 +39,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
 
+    from include.config import Predictions
+
 COMMIT_ATTEMPTS = 40
 LONGEST_WAIT_SECONDS = 1.0
 
@@ -36,15 +48,18 @@ LONGEST_WAIT_SECONDS = 1.0
 class Table:
     """One pipeline's predictions in a Delta table, partitioned by `as_of` and `version`.
 
-    The rule between versions of a date: the one that is current already is left alone; one whose
-    commit was asked for by a run *planned later* is not superseded; any other is. A commit decides
-    by the table that it loaded and fails if anything was committed since; then it looks again.
+    rule.py says which version may take the place of another. A commit decides by the table that it
+    loaded and fails if anything was committed since; then it looks again.
     """
 
     def __init__(self, root_uri: str) -> None:
         root = root_uri if "://" in root_uri else Path(root_uri).absolute().as_uri()
         self.root = root.rstrip("/")
         self.history = History(self.root)
+
+    def set_up(self, columns: Sequence[Column], *, run: bool = True) -> list[str]:
+        """Nothing to do: the first commit creates the table."""
+        return []
 
     def parts_uri(self, as_of: dt.date, version: str) -> str:
         return storage.join(self.root, f"as_of={as_of}", f"version={version}")
@@ -54,6 +69,7 @@ class Table:
 
     def stage(self, manifest: VersionManifest) -> str:
         """Write the manifest; its URI. Raises PermanentError where the table cannot hold it."""
+        delta_expiry.require_not_deleting(self.root, self.history, manifest)
         table = delta_log.load(self.root)
         types = delta_types(manifest.columns)
         if table is not None:
@@ -61,7 +77,7 @@ class Table:
         staged = self.manifest(manifest.as_of, manifest.version)
         if (
             staged is not None
-            and _digests(staged) != _digests(manifest)
+            and rule.digests(staged) != rule.digests(manifest)
             and delta_log.held(table, manifest.as_of) == manifest.version
         ):
             raise CorruptData(
@@ -77,26 +93,51 @@ class Table:
         Writes one small JSON file to Delta's log (now and then a checkpoint) and one commit
         record. `planned_at` is that of the run which asks.
         """
+        return self._move(manifest, planned_at)
+
+    def rollback(self, as_of: dt.date, to: str, decision: Decision, *, replacing: str) -> Published:
+        """Make an older version current again; reads all its bytes before, and copies none."""
+        manifest = self.manifest(as_of, to)
+        committed = {version.version for version in self._listed(delta_log.load(self.root), as_of)}
+        if manifest is None or to not in committed:
+            raise self._not_stored(as_of, to)
+        verify(manifest)
+        return self._move(manifest, decision.at, decision, replacing)
+
+    def _move(
+        self,
+        manifest: VersionManifest,
+        planned_at: dt.datetime,
+        decision: Decision | None = None,
+        replacing: str | None = None,
+    ) -> Published:
         from deltalake.exceptions import CommitFailedError
 
         types, mark = delta_types(manifest.columns), uuid.uuid4().hex
-        actions, refusal, started = None, "", time.monotonic()
+        actions, refusal, note, started = None, "", None, time.monotonic()
         for attempt in range(COMMIT_ATTEMPTS):
             table = delta_log.load(self.root) or delta_log.create(self.root, types)
             if table is None:
                 continue
             current = self._current_commit(table, manifest.as_of, restore=True)
-            if current is not None:
-                if current.version == manifest.version:
-                    # Ours where the storage took the commit and then said that it had not.
-                    ours = current.mark == mark
-                    return _outcome(current, self.root, table.version(), published=ours)
-                if current.planned_at > planned_at:
-                    raise _overtaken(manifest, planned_at, current)
+            if current is not None and current.version == manifest.version:
+                # Ours where the storage took the commit and then said that it had not.
+                ours = current.mark == mark
+                return rule.outcome(current, self.root, table.version(), published=ours, note=note)
+            if decision is None:
+                rule.require_not_superseded(manifest, planned_at, current)
+            else:
+                rule.require_seen(manifest, replacing, current)
+            # After the table was loaded: see delta_expiry.py.
+            if delta_expiry.require_not_deleting(self.root, self.history, manifest):
+                actions = None
+            note = rule.ended(current) if decision is None else None
             columns = merged(types_of(table.schema()), types)
             if actions is None:
                 actions = add_actions(self.root, manifest, dt.datetime.now(dt.UTC))
-            move = _commit_of(manifest, planned_at, current, table.version() + 1, mark)
+            move = rule.commit_of(
+                manifest, planned_at, current, table.version() + 1, mark, decision
+            )
             try:
                 if delta_log.enable_features(table, columns):
                     continue
@@ -108,7 +149,7 @@ class Table:
             except Exception as error:
                 raise delta_log.translated(error, self.root) from error
             self.history.append(move)
-            return _outcome(move, self.root, move.table_version, published=True)
+            return rule.outcome(move, self.root, move.table_version, published=True, note=note)
         raise TransientError(
             f"other writers were faster than all {COMMIT_ATTEMPTS} commits of version "
             f"{manifest.version}, in {time.monotonic() - started:.0f} s ({refusal})",
@@ -122,18 +163,51 @@ class Table:
         return self.history.entry(commit, True) if commit is not None else None
 
     def current_dates(self) -> list[dt.date]:
+        return sorted(self.current_versions())
+
+    def current_versions(self) -> dict[dt.date, str]:
         table = delta_log.load(self.root)
-        partitions = table.partitions() if table is not None else []
-        return sorted({dt.date.fromisoformat(str(each["as_of"])) for each in partitions})
+        return delta_log.all_held(table) if table is not None else {}
 
     def versions(self, as_of: dt.date) -> list[Version]:
-        """Every committed version of a date, by its last commit, the oldest first."""
-        table = delta_log.load(self.root)
+        """Every committed version of a date that is stored, by its last commit, oldest first."""
+        listed = self._listed(delta_log.load(self.root), as_of)
+        kept = self.history.staged(as_of)
+        return [version for version in listed if version.current or version.version in kept]
+
+    def _listed(self, table: DeltaTable | None, as_of: dt.date) -> list[Version]:
+        """Every version that was ever committed, those that were deleted since too."""
         commits = self.history.commits(as_of)
         current = self._current_commit(table, as_of) if table is not None else None
         if current is not None and current not in commits:
             commits.append(current)
         return self.history.versions(commits, current.version if current is not None else None)
+
+    def expired(self, as_of: dt.date) -> list[Expired]:
+        kept = self.history.staged(as_of)
+        return [each for each in self.history.all_expired(as_of) if each.version not in kept]
+
+    def stored(self) -> list[Stored]:
+        """One listing of the table's folder, and the commits of the dates with several versions."""
+        table = delta_log.load(self.root)
+        return delta_expiry.stored(self.root, lambda as_of: self._listed(table, as_of))
+
+    def delete(
+        self, versions: Sequence[tuple[dt.date, str]], reason: str, at: dt.datetime
+    ) -> list[tuple[dt.date, str]]:
+        return delta_expiry.delete(self.root, self.history, versions, reason, at)
+
+    def upkeep(self) -> None:
+        """Restore commit records that a killed writer left out, then shorten Delta's log."""
+        table = delta_log.load(self.root)
+        if table is None:
+            return
+        for as_of in delta_log.all_held(table):
+            self._current_commit(table, as_of, restore=True)
+        try:
+            delta_log.tidy(table)
+        except Exception as error:
+            raise delta_log.translated(error, self.root) from error
 
     def read(
         self, as_of: dt.date, version: str | None = None, columns: list[str] | None = None
@@ -143,6 +217,8 @@ class Table:
         held = delta_log.held(table, as_of)
         committed = {commit.version for commit in self.history.commits(as_of)} | {held}
         wanted = version or held
+        if wanted is not None and wanted != held and self.manifest(as_of, wanted) is None:
+            raise self._not_stored(as_of, wanted)
         if wanted is None or wanted not in committed:
             raise PermanentError(
                 f"the predictions of {as_of} have no committed version {version or ''}".rstrip(),
@@ -173,6 +249,10 @@ class Table:
             )
         return manifest
 
+    def _not_stored(self, as_of: dt.date, version: str) -> PermanentError:
+        names = [one.version for one in self.versions(as_of)]
+        return delta_expiry.not_stored(self.root, self.history, as_of, version, names)
+
     def _current_commit(
         self, table: DeltaTable, as_of: dt.date, *, restore: bool = False
     ) -> Commit | None:
@@ -192,53 +272,11 @@ class Table:
         commit = delta_log.logged_commit(table, as_of, held, after)
         if commit is None:
             manifest = self._manifest(as_of, held)
-            commit = _commit_of(manifest, manifest.scored_at, last, table.version(), "")
+            commit = rule.commit_of(manifest, manifest.scored_at, last, table.version(), "", None)
         if restore:
             self.history.append(commit)
         return commit
 
 
-def _commit_of(
-    manifest: VersionManifest,
-    planned_at: dt.datetime,
-    replaced: Commit | None,
-    table_version: int,
-    mark: str,
-) -> Commit:
-    return Commit(
-        as_of=manifest.as_of,
-        version=manifest.version,
-        table_version=table_version,
-        replaced=replaced.version if replaced is not None else None,
-        rows=manifest.rows,
-        model_version=manifest.model_version,
-        run_id=manifest.run_id,
-        scored_at=manifest.scored_at,
-        planned_at=planned_at,
-        committed_at=dt.datetime.now(dt.UTC) if mark else manifest.scored_at,
-        mark=mark,
-    )
-
-
-def _outcome(commit: Commit, table: str, table_version: int, *, published: bool) -> Published:
-    return Published(
-        outcome="published" if published else "unchanged",
-        version=commit.version,
-        table=table,
-        table_version=table_version,
-        rows=commit.rows,
-        replaced=commit.replaced if published else None,
-    )
-
-
-def _digests(manifest: VersionManifest) -> list[str]:
-    return [part.digest for part in sorted(manifest.parts, key=lambda part: part.part)]
-
-
-def _overtaken(manifest: VersionManifest, planned_at: dt.datetime, by: Commit) -> PermanentError:
-    return PermanentError(
-        f"version {by.version}, of a run planned at {by.planned_at:%Y-%m-%d %H:%M:%S %Z}, is "
-        f"current; {manifest.version}, of a run planned at {planned_at:%Y-%m-%d %H:%M:%S %Z}, "
-        "comes too late",
-        do="start a new run of the partition if the older version is the one to have",
-    )
+def open_table(config: Predictions, workspace_uri: str) -> Table:
+    return Table(config.uri or workspace_uri)

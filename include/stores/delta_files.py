@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,34 @@ def add_actions(
 
     with ThreadPoolExecutor(min(FOOTER_THREADS, max(1, len(manifest.parts)))) as pool:
         return list(pool.map(action, sorted(manifest.parts, key=lambda receipt: receipt.part)))
+
+
+def verify(manifest: VersionManifest) -> None:
+    """Read every part of a version; CorruptData where one is gone or not what was scored."""
+
+    def wrong(receipt: Receipt) -> str | None:
+        try:
+            content = storage.read(receipt.uri)
+        except FileNotFoundError:
+            return f"part {receipt.part} is gone ({receipt.uri})"
+        if len(content) != receipt.bytes:
+            return (
+                f"part {receipt.part} has {len(content)} bytes, not {receipt.bytes} ({receipt.uri})"
+            )
+        if hashlib.sha256(content).hexdigest() != receipt.digest:
+            return f"part {receipt.part} holds other bytes than were scored ({receipt.uri})"
+        return None
+
+    with ThreadPoolExecutor(min(FOOTER_THREADS, max(1, len(manifest.parts)))) as pool:
+        damage = list(filter(None, pool.map(wrong, manifest.parts)))
+    if damage:
+        more = f" (and {len(damage) - 3} more parts)" if len(damage) > 3 else ""
+        raise CorruptData(
+            f"version {manifest.version} of {manifest.as_of} is not whole: "
+            + "; ".join(damage[:3])
+            + more,
+            do="nothing was changed; choose another version, or run the partition again",
+        )
 
 
 def _add_action(

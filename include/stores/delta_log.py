@@ -67,15 +67,28 @@ def held(table: DeltaTable | None, as_of: dt.date) -> str | None:
     if table is None:
         return None
     found = table.partitions(file_pruning_predicate=[("as_of", "=", str(as_of))])
-    versions = sorted({str(partition["version"]) for partition in found})
+    versions = {str(partition["version"]) for partition in found}
+    return _one_of(table, as_of, versions) if versions else None
+
+
+def all_held(table: DeltaTable) -> dict[dt.date, str]:
+    """The version whose files the table names, for each date that it names."""
+    versions: dict[dt.date, set[str]] = {}
+    for partition in table.partitions():
+        as_of = dt.date.fromisoformat(str(partition["as_of"]))
+        versions.setdefault(as_of, set()).add(str(partition["version"]))
+    return {as_of: _one_of(table, as_of, versions[as_of]) for as_of in sorted(versions)}
+
+
+def _one_of(table: DeltaTable, as_of: dt.date, versions: set[str]) -> str:
     if len(versions) > 1:
         raise CorruptData(
-            f"{as_of} holds the versions {versions} at once",
+            f"{as_of} holds the versions {sorted(versions)} at once",
             where=table.table_uri,
             do="see who wrote to the table beside Daybreak (its Delta history tells) and delete "
             "all but one",
         )
-    return versions[0] if versions else None
+    return next(iter(versions))
 
 
 def swap(table: DeltaTable, actions: list[AddAction], types: dict[str, str], move: Commit) -> None:
@@ -96,6 +109,31 @@ def swap(table: DeltaTable, actions: list[AddAction], types: dict[str, str], mov
             max_commit_retries=0,
         ),
     )
+
+
+def barrier(table: DeltaTable) -> None:
+    """A commit without any change: every move that was based on the table before it fails.
+
+    Raises CommitFailedError where anything was committed since `table` was loaded.
+    """
+    from deltalake import CommitProperties
+
+    table.create_write_transaction(
+        [],
+        mode="append",
+        schema=table.schema(),
+        partition_by=PARTITION_BY,
+        commit_properties=CommitProperties(
+            custom_metadata={"userMetadata": "daybreak: old versions are being deleted"},
+            max_commit_retries=0,
+        ),
+    )
+
+
+def tidy(table: DeltaTable) -> None:
+    """Write a checkpoint, and delete the log before it that is past its retention (30 days)."""
+    table.create_checkpoint()
+    table.cleanup_metadata()
 
 
 def enable_features(table: DeltaTable, types: dict[str, str]) -> bool:

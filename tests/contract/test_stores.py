@@ -3,34 +3,74 @@
 from __future__ import annotations
 
 import datetime as dt
-import importlib
 import multiprocessing
 import os
 import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.errors import PermanentError
-from include.stores import MEMBERS, Store, VersionManifest
+from include import storage
+from include.config import Predictions
+from include.errors import CorruptData, PermanentError, TransientError
+from include.run import Column
+from include.stores import (
+    MEMBERS,
+    Decision,
+    RolledBack,
+    Store,
+    VersionManifest,
+    open_store,
+)
+from tests.fakesnow_account import CONNECTION, Account
 from tests.staged_versions import DAY, PLANNED_AT, rows_of, staged, write_version
 
+pytest_plugins = ("tests.fakesnow_server",)
+
+# The notes' number of races, where there is time for them.
+RACES = 40 if "DAYBREAK_LONG_TESTS" in os.environ else 10
 LATER = PLANNED_AT + dt.timedelta(hours=1)
 processes = multiprocessing.get_context("spawn")
 
 
 def opened(member: str, root: str) -> Store:
-    store: Store = importlib.import_module(f"include.stores.{member}").Table(root)
-    return store
+    return open_store(configured(member), root)
+
+
+def configured(member: str) -> Predictions:
+    if member == "snowflake":
+        return Predictions(kind=member, connection=CONNECTION, table="churn")
+    return Predictions(kind=member)  # type: ignore[arg-type]  # of MEMBERS
+
+
+def rounds_of(member: str, usual: int, emulated: int) -> int:
+    """How often: the emulator takes long for every statement, so less often there, mostly."""
+    patient = member == "delta" or "DAYBREAK_LONG_TESTS" in os.environ
+    return usual if patient else emulated
 
 
 @pytest.fixture(params=MEMBERS)
-def member(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def member(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    member = str(request.param)
+    if member == "snowflake":
+        request.getfixturevalue("snowflake")
+        columns = [Column(name=f.name, type=str(f.type)) for f in rows_of(0).schema]
+        opened(member, tmp_path.as_uri()).set_up(columns)
+    return member
+
+
+@pytest.fixture
+def buried(member: str, request: pytest.FixtureRequest) -> Callable[[], None]:
+    """Ends what the server still holds of a process that was killed."""
+    if member == "snowflake":
+        account: Account = request.getfixturevalue("snowflake")
+        return account.end_transactions
+    return lambda: None
 
 
 @pytest.fixture
@@ -172,8 +212,6 @@ def test_a_version_whose_files_changed_after_staging_is_not_committed(
     v1 = staged(store, "v1")
     store.commit(v1, PLANNED_AT)
     v2 = staged(store, "v2")
-    from include import storage
-
     if fault == "gone":
         storage.delete([v2.parts[1].uri])
     else:
@@ -190,6 +228,196 @@ def test_a_current_version_is_not_staged_over_with_other_parts(store: Store) -> 
     with pytest.raises(PermanentError, match="current with other parts"):
         store.stage(v1.model_copy(update={"parts": other.parts}))
     assert store.manifest(DAY, "v1") == v1
+
+
+# Rollback: a person's decision.
+
+BETWEEN = PLANNED_AT + dt.timedelta(minutes=30)
+ANNA = Decision(by="anna", at=BETWEEN, reason="scores doubled")
+
+
+def published(store: Store, *versions: str, count: int = 30) -> list[VersionManifest]:
+    manifests = [staged(store, version, count=count) for version in versions]
+    for manifest in manifests:
+        store.commit(manifest, PLANNED_AT)
+    return manifests
+
+
+def test_a_rollback_shows_readers_the_older_version_and_says_who_when_and_why(
+    store: Store,
+) -> None:
+    v1, _ = published(store, "v1", "v2")
+    back = store.rollback(DAY, "v1", ANNA, replacing="v2")
+    assert (back.outcome, back.version, back.replaced) == ("published", "v1", "v2")
+    assert_shows(store, v1)
+    listed = {version.version: version for version in store.versions(DAY)}
+    assert listed["v1"].decision == ANNA
+    assert (listed["v1"].current, listed["v1"].rolled_back) == (True, False)
+    assert (listed["v2"].current, listed["v2"].rolled_back) == (False, True)
+    assert listed["v2"].superseded_at == listed["v1"].committed_at
+    assert store.read(DAY, "v2").num_rows == 30
+
+
+def test_rolling_back_twice_is_rolling_back_once(store: Store) -> None:
+    published(store, "v1", "v2")
+    store.rollback(DAY, "v1", ANNA, replacing="v2")
+    again = store.rollback(DAY, "v1", ANNA, replacing="v2")
+    assert (again.outcome, again.replaced) == ("unchanged", None)
+    assert [version.version for version in store.versions(DAY)] == ["v2", "v1"]
+
+
+def test_a_rollback_to_nothing_that_is_stored_names_the_choices(store: Store) -> None:
+    _, v2 = published(store, "v1", "v2")
+    with pytest.raises(PermanentError, match=r"no committed version v9.*\['v1', 'v2'\]"):
+        store.rollback(DAY, "v9", ANNA, replacing="v2")
+    assert_shows(store, v2)
+
+
+def test_a_version_that_was_only_staged_is_nothing_to_roll_back_to(store: Store) -> None:
+    _, v2 = published(store, "v1", "v2")
+    staged(store, "vheld")
+    with pytest.raises(PermanentError, match="no committed version vheld"):
+        store.rollback(DAY, "vheld", ANNA, replacing="v2")
+    assert_shows(store, v2)
+
+
+@pytest.mark.parametrize("fault", ["gone", "one byte", "shorter"])
+def test_a_rollback_to_damaged_files_changes_nothing(store: Store, fault: str) -> None:
+    v1, v2 = published(store, "v1", "v2")
+    part = v1.parts[1]
+    content = bytearray(storage.read(part.uri))
+    content[len(content) // 2] ^= 1  # its footer and its size are still those of the receipt
+    if fault == "gone":
+        storage.delete([part.uri])
+    else:
+        storage.write(part.uri, bytes(content if fault == "one byte" else content[:-9]))
+    with pytest.raises(CorruptData, match="v1 of 2026-03-01 is not whole: part 1"):
+        store.rollback(DAY, "v1", ANNA, replacing="v2")
+    assert_shows(store, v2)
+    assert [version.version for version in store.versions(DAY)] == ["v1", "v2"]
+
+
+def test_a_run_of_the_version_that_was_rolled_back_does_not_bring_it_back(store: Store) -> None:
+    v1, v2 = published(store, "v1", "v2")
+    store.rollback(DAY, "v1", ANNA, replacing="v2")
+    with pytest.raises(RolledBack, match="by anna at .*: scores doubled.*daybreak rollback"):
+        store.commit(v2, LATER)
+    assert_shows(store, v1)
+    v3 = staged(store, "v3")
+    store.commit(v3, LATER)
+    with pytest.raises(RolledBack, match="by anna"):
+        store.commit(v2, LATER)
+    assert_shows(store, v3)
+
+
+def test_a_rollback_is_taken_back_by_another_one(store: Store) -> None:
+    _, v2 = published(store, "v1", "v2")
+    store.rollback(DAY, "v1", ANNA, replacing="v2")
+    store.rollback(DAY, "v2", ANNA, replacing="v1")
+    assert_shows(store, v2)
+    assert {v.version: v.rolled_back for v in store.versions(DAY)} == {"v1": True, "v2": False}
+    assert store.commit(v2, LATER).outcome == "unchanged"
+
+
+def test_a_run_planned_after_a_rollback_ends_it_and_says_so(store: Store) -> None:
+    published(store, "v1", "v2")
+    store.rollback(DAY, "v1", ANNA, replacing="v2")
+    v3 = staged(store, "v3")
+    done = store.commit(v3, LATER)
+    assert done.note is not None and "ends the rollback to version v1 by anna" in done.note
+    assert_shows(store, v3)
+    assert store.commit(staged(store, "v4"), LATER).note is None
+
+
+def test_a_run_planned_before_a_rollback_comes_too_late(store: Store) -> None:
+    v1, _ = published(store, "v1", "v2")
+    store.rollback(DAY, "v1", ANNA, replacing="v2")
+    with pytest.raises(PermanentError, match="rolled back by anna.*v3.*comes too late"):
+        store.commit(staged(store, "v3"), PLANNED_AT)
+    assert_shows(store, v1)
+
+
+def test_a_rollback_of_what_is_no_longer_current_is_refused(store: Store) -> None:
+    _, v2 = published(store, "v1", "v2")
+    v3 = staged(store, "v3")
+    store.commit(v3, LATER)
+    with pytest.raises(PermanentError, match="has version v3 since, not v2"):
+        store.rollback(DAY, "v1", ANNA, replacing=v2.version)
+    assert_shows(store, v3)
+
+
+def test_a_rollback_counts_after_a_run_whose_clock_was_ahead(store: Store) -> None:
+    v1 = staged(store, "v1")
+    store.commit(v1, PLANNED_AT)
+    store.commit(staged(store, "v2"), LATER)
+    store.rollback(DAY, "v1", ANNA, replacing="v2")
+    assert_shows(store, v1)
+    with pytest.raises(PermanentError, match="comes too late"):
+        store.commit(staged(store, "v3"), BETWEEN)
+
+
+# Deleting what retention chose.
+
+NOW = PLANNED_AT + dt.timedelta(days=100)
+
+
+def test_what_is_stored_is_listed_with_its_state(store: Store) -> None:
+    published(store, "v1", "v2")
+    staged(store, "v3", count=6, parts=2)
+    write_version(store, "v4", rows_of(4), parts=1)
+    found = {one.version: one for one in store.stored()}
+    assert sorted(found) == ["v1", "v2", "v3", "v4"]
+    assert found["v1"].committed is not None and not found["v1"].committed.current
+    assert found["v1"].committed.superseded_at is not None
+    assert found["v2"].committed is not None and found["v2"].committed.current
+    assert (found["v3"].committed, found["v3"].staged, found["v3"].files) == (None, True, 2)
+    assert (found["v4"].committed, found["v4"].staged, found["v4"].files) == (None, False, 1)
+    assert all(one.bytes > 0 and not one.deleting for one in found.values())
+
+
+def test_a_deleted_version_is_gone_and_its_lineage_stays(store: Store) -> None:
+    v1, v2 = published(store, "v1", "v2")
+    staged(store, "v3")
+    names = [(DAY, "v1"), (DAY, "v3")]
+    assert store.delete(names, "too old", NOW) == names
+    assert_shows(store, v2)
+    assert [version.version for version in store.versions(DAY)] == ["v2"]
+    assert [(one.as_of, one.version) for one in store.stored()] == [(DAY, "v2")]
+    expired = {one.version: one for one in store.expired(DAY)}
+    assert (expired["v1"].manifest, expired["v1"].reason) == (v1, "too old")
+    assert all(one.done and one.at == NOW for one in expired.values())
+    assert not any(storage.exists(part.uri) for part in v1.parts)
+    with pytest.raises(PermanentError, match=r"v1 of 2026-03-01 were deleted .*\(too old\)"):
+        store.read(DAY, "v1")
+    with pytest.raises(PermanentError, match=r"v1 of 2026-03-01 were deleted .*\(too old\)"):
+        store.rollback(DAY, "v1", ANNA, replacing="v2")
+    assert store.delete(names, "too old", NOW) == names
+
+
+def test_the_current_version_is_never_deleted(store: Store) -> None:
+    (v1,) = published(store, "v1")
+    assert store.delete([(DAY, "v1")], "a mistake", NOW) == []
+    assert_shows(store, v1)
+    assert store.expired(DAY) == []
+
+
+def test_a_version_can_be_made_again_after_it_was_deleted(store: Store) -> None:
+    published(store, "v1", "v2")
+    store.delete([(DAY, "v1")], "too old", NOW)
+    v1 = staged(store, "v1")
+    assert store.commit(v1, LATER).replaced == "v2"
+    assert_shows(store, v1)
+    assert store.expired(DAY) == []
+
+
+def test_upkeep_changes_nothing_that_anybody_sees(store: Store) -> None:
+    store.upkeep()
+    published(store, "v1", "v2")
+    store.rollback(DAY, "v1", ANNA, replacing="v2")
+    before = store.versions(DAY)
+    store.upkeep()
+    assert store.versions(DAY) == before
+    assert store.read(DAY, "v2").num_rows == 30
 
 
 # Real processes, raced and killed.
@@ -245,7 +473,7 @@ def seen_by_reader(store: Store, as_of: dt.date) -> tuple[str, int] | None:
 def test_two_processes_that_race_a_dates_first_publish_leave_one_version(
     member: str, root: str
 ) -> None:
-    rounds, store = 10, opened(member, root)
+    rounds, store = rounds_of(member, RACES, 5), opened(member, root)
     gate, results = processes.Barrier(2), processes.Queue()
     racers = [
         processes.Process(target=publish_rounds, args=(member, root, label, rounds, gate, results))
@@ -279,33 +507,37 @@ def test_two_processes_that_race_a_dates_first_publish_leave_one_version(
 def test_processes_that_publish_different_dates_of_a_new_table_all_succeed(
     member: str, root: str
 ) -> None:
-    gate = processes.Barrier(4)
+    gate, count = processes.Barrier(4), rounds_of(member, 5, 2)
     writers = [
-        processes.Process(target=publish_dates, args=(member, root, 5 * n, 5, gate))
+        processes.Process(target=publish_dates, args=(member, root, count * n, count, gate))
         for n in range(4)
     ]
     for writer in writers:
         writer.start()
     join(writers)
     store = opened(member, root)
-    assert store.current_dates() == [DAY + dt.timedelta(days=n) for n in range(20)]
+    assert store.current_dates() == [DAY + dt.timedelta(days=n) for n in range(4 * count)]
     for date in store.current_dates():
         assert seen_by_reader(store, date) == ("v1", 12)
         assert len(store.versions(date)) == 1
 
 
-def test_a_killed_publisher_never_shows_readers_a_part_of_a_version(member: str, root: str) -> None:
+def test_a_killed_publisher_never_shows_readers_a_part_of_a_version(
+    member: str, root: str, buried: Callable[[], None]
+) -> None:
     store, choose = opened(member, root), random.Random(7)
+    started = time.monotonic()
     store.commit(staged(store, "v0", count=20), PLANNED_AT)
+    publish_seconds = max(0.1, time.monotonic() - started)
     reads = 0
-    for kill in range(10):
+    for kill in range(rounds_of(member, 10, 4)):
         ready = processes.Event()
         writer = processes.Process(
             target=publish_until_killed, args=(member, root, 1000 * (kill + 1), ready)
         )
         writer.start()
         assert ready.wait(60)
-        until = time.monotonic() + choose.uniform(0, 0.3)
+        until = time.monotonic() + choose.uniform(0, 3 * publish_seconds)
         while time.monotonic() < until:
             shown = seen_by_reader(store, DAY)
             assert shown is not None and shown[1] == 20
@@ -313,6 +545,7 @@ def test_a_killed_publisher_never_shows_readers_a_part_of_a_version(member: str,
         os.kill(writer.pid, signal.SIGKILL)
         writer.join(60)
         assert writer.exitcode == -signal.SIGKILL
+        buried()
         shown = seen_by_reader(store, DAY)
         assert shown is not None and shown[1] == 20
     assert reads > 0
@@ -326,3 +559,134 @@ def test_a_killed_publisher_never_shows_readers_a_part_of_a_version(member: str,
     assert len(listed) > 3
     for version in listed:
         assert store.read(DAY, version.version).num_rows == version.rows
+
+
+def publish_many(member: str, root: str, first: int, count: int, planned: dt.datetime) -> None:
+    store = opened(member, root)
+    for number in range(first, first + count):
+        try:
+            store.commit(staged(store, f"v{number}", count=20), planned)
+        except PermanentError:
+            continue  # a rollback that was decided after this run was planned
+
+
+def roll_back_many(member: str, root: str, count: int, results: Any) -> None:
+    store, choose, done = opened(member, root), random.Random(3), 0
+    while done < count:
+        listed = store.versions(DAY)
+        (current,) = [version for version in listed if version.current]
+        others = [version.version for version in listed if not version.current]
+        decision = Decision(by="anna", at=PLANNED_AT + dt.timedelta(seconds=done), reason="")
+        try:
+            moved = store.rollback(DAY, choose.choice(others), decision, replacing=current.version)
+        except PermanentError as error:
+            assert " since, not " in str(error)
+            continue
+        results.put((current.version, moved.replaced))
+        done += 1
+
+
+def test_rollbacks_that_race_commits_replace_only_what_the_person_saw(
+    member: str, root: str
+) -> None:
+    store, results = opened(member, root), processes.Queue()
+    for version in ("v0", "v1"):
+        store.commit(staged(store, version, count=20), PLANNED_AT)
+    commits, rollbacks = rounds_of(member, 15, 5), rounds_of(member, 8, 3)
+    racers = [
+        processes.Process(target=publish_many, args=(member, root, 100, commits, LATER)),
+        processes.Process(target=roll_back_many, args=(member, root, rollbacks, results)),
+    ]
+    for racer in racers:
+        racer.start()
+    while any(racer.is_alive() for racer in racers):
+        assert seen_by_reader(store, DAY)
+    join(racers)
+    for _ in range(rollbacks):
+        seen, replaced = results.get(timeout=10)
+        assert replaced == seen
+    listed = store.versions(DAY)
+    assert sum(version.current for version in listed) == 1
+    assert len(listed) == 2 + commits
+    for version in listed:
+        assert store.read(DAY, version.version).num_rows == 20
+
+
+def delete_until_killed(member: str, root: str, ready: Any) -> None:
+    store = opened(member, root)
+    ready.set()
+    for _ in range(1000):
+        store.delete(
+            [(one.as_of, one.version) for one in store.stored() if not _current(one)], "old", NOW
+        )
+
+
+def _current(one: Any) -> bool:
+    return one.committed is not None and one.committed.current
+
+
+def test_a_killed_deletion_never_harms_what_readers_see_and_is_finished_by_the_next(
+    member: str, root: str, buried: Callable[[], None]
+) -> None:
+    store, choose = opened(member, root), random.Random(11)
+    parts, versions = rounds_of(member, 10, 2), rounds_of(member, 8, 3)
+    for kill in range(rounds_of(member, 6, 3)):
+        manifests = [staged(store, f"v{kill}-{n}", count=20, parts=parts) for n in range(versions)]
+        for manifest in manifests:
+            store.commit(manifest, PLANNED_AT)
+        ready = processes.Event()
+        deleter = processes.Process(target=delete_until_killed, args=(member, root, ready))
+        deleter.start()
+        assert ready.wait(60)
+        time.sleep(choose.uniform(0, rounds_of(member, 1, 6) * 0.25))
+        os.kill(deleter.pid, signal.SIGKILL)
+        deleter.join(60)
+        buried()
+        assert_shows(store, manifests[-1])
+        for version in store.versions(DAY):
+            # A version is listed and whole, or it is not listed.
+            if all(not one.deleting for one in store.stored() if one.version == version.version):
+                assert store.read(DAY, version.version).num_rows == 20
+        store.delete(
+            [(one.as_of, one.version) for one in store.stored() if not _current(one)], "old", NOW
+        )
+        assert [one.version for one in store.stored()] == [manifests[-1].version]
+        assert all(one.done for one in store.expired(DAY))
+
+
+def commit_again_and_again(member: str, root: str, rounds: int, gate: Any, results: Any) -> None:
+    store = opened(member, root)
+    for number in range(rounds):
+        manifest = store.manifest(DAY, f"v{number}")
+        assert manifest is not None
+        gate.wait(60)
+        try:
+            results.put((number, store.commit(manifest, LATER).outcome))
+        except (PermanentError, TransientError):
+            results.put((number, "refused"))
+
+
+def test_a_version_that_is_made_current_while_it_is_deleted_keeps_its_files_or_is_refused(
+    member: str, root: str
+) -> None:
+    rounds, store = rounds_of(member, 12, 4), opened(member, root)
+    for number in range(rounds):
+        store.commit(staged(store, f"v{number}", count=20), PLANNED_AT)
+    store.commit(staged(store, "vlast", count=20), PLANNED_AT)
+    gate, results = processes.Barrier(2), processes.Queue()
+    writer = processes.Process(
+        target=commit_again_and_again, args=(member, root, rounds, gate, results)
+    )
+    writer.start()
+    outcomes = Counter[tuple[str, bool]]()
+    for number in range(rounds):
+        gate.wait(60)
+        deleted = bool(store.delete([(DAY, f"v{number}")], "old", NOW))
+        assert seen_by_reader(store, DAY) is not None
+        _, outcome = results.get(timeout=60)
+        outcomes[outcome, deleted] += 1
+        shown = seen_by_reader(store, DAY)
+        assert shown is not None and shown[1] == 20
+        assert (shown[0] == f"v{number}") == (not deleted)
+    join([writer])
+    assert set(outcomes) <= {("published", False), ("refused", True)}

@@ -1,6 +1,7 @@
 -- Every flight scheduled from $partition_start to the day before $partition_end, with what is known
 -- of it at 05:00 in New York on its day: its schedule, the aircraft's record in the register, the
--- night's weather at its origin, and the on-time record of its carrier, origin, route and number.
+-- weather at its origin for its hour, and the on-time record of its carrier, origin, route and
+-- number.
 --
 -- All windows move with the flight's own date and end the day before it, so that a query over
 -- months gives for each flight what the query of its own day gives: training and serving share
@@ -108,32 +109,18 @@ number_record AS (
         RANGE BETWEEN INTERVAL 28 DAYS PRECEDING AND INTERVAL 1 DAY PRECEDING)
 ),
 
-origin_day AS (
-    SELECT DISTINCT origin, flight_date, flight_date + INTERVAL 5 HOURS AS known_at FROM flight
-),
-
--- The newest observation before 05:00, however old: the gate's freshness rule judges its age.
-morning AS (
-    SELECT
-        origin_day.origin, origin_day.flight_date,
-        weather.* EXCLUDE (origin)
-    FROM origin_day
+-- The weather at the origin for the scheduled hour. At 05:00 that is a forecast. The public archive
+-- keeps no forecasts, so the observation stands in for it: a forecast without error, and a model
+-- that looks a little better than it would be. A warehouse that keeps forecasts joins the newest
+-- one issued before the run's time, here and in training alike.
+--
+-- Where the hour is missing it is the newest hour before, however old: the gate judges its age.
+-- Hours are UTC's, which winter time does not repeat.
+weather_of_hour AS (
+    SELECT scheduled.origin, scheduled.time_hour, weather.* EXCLUDE (origin, time_hour)
+    FROM (SELECT DISTINCT origin, time_hour FROM flight) AS scheduled
     ASOF JOIN weather
-        ON weather.origin = origin_day.origin AND weather.observed_at < origin_day.known_at
-),
-
-night AS (
-    SELECT
-        origin_day.origin, origin_day.flight_date,
-        -- Decimals add up to the same sum in any order, doubles do not.
-        sum(CAST(weather.precip AS DECIMAL(9, 4))) AS precipitation_in,
-        max(weather.wind_gust) AS wind_gust_mph
-    FROM origin_day
-    JOIN weather
-        ON weather.origin = origin_day.origin
-        AND weather.observed_at >= origin_day.known_at - INTERVAL 6 HOURS
-        AND weather.observed_at < origin_day.known_at
-    GROUP BY ALL
+        ON weather.origin = scheduled.origin AND weather.time_hour <= scheduled.time_hour
 )
 
 SELECT
@@ -144,7 +131,7 @@ SELECT
 
     flight.dest,
     flight.tailnum,
-    morning.observed_at AS weather_observed_at,
+    weather_of_hour.observed_at AS weather_observed_at,
 
     CAST(flight.departure_minute AS BIGINT) AS departure_minute,
     CAST(flight.arrival_minute AS BIGINT) AS arrival_minute,
@@ -166,15 +153,15 @@ SELECT
     CAST(number_record.late_share_28d AS DOUBLE) AS flight_late_share_28d,
     CAST(coalesce(number_record.arrivals_28d, 0) AS BIGINT) AS flight_arrivals_28d,
 
-    morning.temp AS temperature_f,
-    morning.dewp AS dew_point_f,
-    morning.humid AS humidity_percent,
-    morning.wind_dir AS wind_direction_degrees,
-    morning.wind_speed AS wind_speed_mph,
-    morning.pressure AS pressure_mbar,
-    morning.visib AS visibility_miles,
-    night.wind_gust_mph,
-    CAST(night.precipitation_in AS DOUBLE) AS precipitation_in,
+    weather_of_hour.temp AS temperature_f,
+    weather_of_hour.dewp AS dew_point_f,
+    weather_of_hour.humid AS humidity_percent,
+    weather_of_hour.wind_dir AS wind_direction_degrees,
+    weather_of_hour.wind_speed AS wind_speed_mph,
+    weather_of_hour.pressure AS pressure_mbar,
+    weather_of_hour.visib AS visibility_miles,
+    weather_of_hour.wind_gust AS wind_gust_mph,
+    weather_of_hour.precip AS precipitation_in,
 
     CAST(flight.year - planes.year AS DOUBLE) AS plane_age_years,
     CAST(planes.seats AS DOUBLE) AS plane_seats,
@@ -195,7 +182,6 @@ LEFT JOIN origin_record USING (origin, flight_date)
 LEFT JOIN route_record USING (origin, dest, flight_date)
 LEFT JOIN hour_record USING (origin, hour, flight_date)
 LEFT JOIN number_record USING (carrier, flight, origin, dest, flight_date)
-LEFT JOIN morning USING (origin, flight_date)
-LEFT JOIN night USING (origin, flight_date)
+LEFT JOIN weather_of_hour USING (origin, time_hour)
 LEFT JOIN planes USING (tailnum)
 WHERE flight.flight_date >= $partition_start

@@ -1,0 +1,279 @@
+"""A backfill: which partitions of a range would be run, why, and how long that takes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from include.errors import BadConfig
+from include.partition import Partition, partition_for, partitions_between
+from include.partition_states import PartitionState, partition_states
+from include.past_runs import Usual, past_runs, usual
+from include.pipeline import Pipeline, load_named
+from include.run import Value
+from include.settings import settings
+from include.stores import open_store
+from include.workspace import Workspace
+
+if TYPE_CHECKING:
+    from include.models.registry import RegisteredModel
+
+Only = Literal["missing", "stale", "all"]
+Via = Literal["local", "airflow"]
+
+OK, FAILED, HELD, INTERRUPTED = 0, 1, 3, 130  # 2 is bad usage: nothing was run
+
+ROWS_UNSEEN = "Whether the warehouse's rows changed is known only by extracting: --only all does."
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One partition of the range, and whether this backfill runs it; `why` says why, or why not."""
+
+    state: PartitionState
+    runs: bool
+    why: str
+
+    @property
+    def partition(self) -> Partition:
+        return self.state.partition
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """What was asked for and what comes of it; `usual` is what a partition took before."""
+
+    pipeline: Pipeline
+    workspace: Workspace
+    only: Only
+    planned: tuple[Planned, ...]
+    usual: Usual | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """Those to run, the oldest first."""
+        return [each.partition for each in self.planned if each.runs]
+
+    def leaving(self, left: dict[dt.date, str]) -> Backfill:
+        """The same without these partitions, by `as_of`, and why each is left."""
+        planned = [
+            Planned(each.state, False, left[each.partition.as_of])
+            if each.runs and each.partition.as_of in left
+            else each
+            for each in self.planned
+        ]
+        return Backfill(
+            self.pipeline, self.workspace, self.only, tuple(planned), self.usual, self.notes
+        )
+
+
+class PartitionResult(Value):
+    """How one partition of a backfill went; `not run` was stopped before its turn.
+
+    `rows` are the version's; `seconds` are from the start of the run to its end. `error` is why
+    the state is not published, or what failed after it was.
+    """
+
+    as_of: dt.date
+    state: Literal["published", "unchanged", "held", "failed", "not run"]
+    version: str | None = None
+    rows: int | None = None
+    drift: str | None = None
+    seconds: float | None = None
+    error: str | None = None
+    run_id: str | None = None
+    report: str | None = None
+
+
+class Board(Protocol):
+    """Is told how a backfill goes."""
+
+    def running(self, as_of: dt.date, doing: str) -> None: ...
+
+    def said(self, message: str) -> None: ...
+
+    def finished(self, result: PartitionResult) -> None: ...
+
+
+@dataclass
+class Results:
+    """The results so far, and whether the backfill was stopped before its end."""
+
+    found: list[PartitionResult] = field(default_factory=list)
+    interrupted: bool = False
+
+    def complete(self, partitions: Iterable[Partition]) -> list[PartitionResult]:
+        """One result for each partition, in their order."""
+        by_date = {result.as_of: result for result in self.found}
+        return [
+            by_date.get(each.as_of)
+            or PartitionResult(as_of=each.as_of, state="not run", error="stopped before its turn")
+            for each in partitions
+        ]
+
+
+def plan_backfill(
+    name: str,
+    first: dt.date,
+    last: dt.date,
+    only: Only,
+    now: dt.datetime,
+) -> Backfill:
+    """The partitions from that of `first` to that of `last`, both days local and inclusive.
+
+    Raises BadConfig for an unknown pipeline, days that are swapped, and a partition that lies in
+    the future. The registry is asked where it matters what is stale.
+    """
+    where = settings()
+    pipeline = load_named(where.pipelines, name)
+    partitions = partitions_of(pipeline, first, last, now)
+    model, notes = None, list[str]()
+    if only != "missing":
+        model = current_model(pipeline)
+    if only == "stale":
+        notes.append(ROWS_UNSEEN)
+    workspace = Workspace(where.workspace, name)
+    store = open_store(pipeline.config.predictions, workspace.predictions())
+    runs = past_runs(workspace, pipeline.config)
+    states = partition_states(pipeline, workspace, store, partitions, runs, model)
+    return Backfill(
+        pipeline=pipeline,
+        workspace=workspace,
+        only=only,
+        planned=tuple(_planned(state, only) for state in states),
+        usual=usual(workspace, (run for each in runs.values() for run in each)),
+        notes=tuple(notes),
+    )
+
+
+def current_model(pipeline: Pipeline) -> RegisteredModel:
+    """What the pipeline's alias stands for now; the import of MLflow takes seconds."""
+    from include.models.registry import find_model
+
+    return find_model(pipeline.config.model.name, pipeline.config.model.alias)
+
+
+def newest_partition(pipeline: Pipeline, now: dt.datetime) -> Partition:
+    """The newest partition that a run may score now."""
+    rule = pipeline.config.partition
+    return partition_for(rule.grain, rule.lag, pipeline.config.schedule.timezone, at=now)
+
+
+def partitions_of(
+    pipeline: Pipeline, first: dt.date, last: dt.date, now: dt.datetime
+) -> list[Partition]:
+    """The partitions of a range of days; raises BadConfig where there can be none yet."""
+    if last < first:
+        raise BadConfig(
+            f"the range ends ({last}) before it begins ({first})",
+            do="swap --from and --to",
+            pipeline=pipeline.name,
+        )
+    partitions = partitions_between(first, last, pipeline.config.partition.grain)
+    newest = newest_partition(pipeline, now)
+    future = [each for each in partitions if each.start > newest.start]
+    if future:
+        these = str(future[0]) + (f" to {future[-1]}" if len(future) > 1 else "")
+        lies = "lie" if len(future) > 1 else "lies"
+        raise BadConfig(
+            f"{these} {lies} in the future: the newest partition that can be scored now is "
+            f"{newest}",
+            do=f"pass --to {newest}",
+            pipeline=pipeline.name,
+        )
+    return partitions
+
+
+def _planned(state: PartitionState, only: Only) -> Planned:
+    runs = (
+        only == "all"
+        or state.version is None
+        or (only == "stale" and state.state in ("stale", "held"))
+    )
+    why = "; ".join(state.reasons)
+    if state.state == "published":
+        why = f"has version {state.version}" + (f"; {state.note}" if state.note else "")
+    elif state.state == "stale" and not runs:
+        why = f"has version {state.version}"
+    return Planned(state, runs, why)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a backfill takes, from `runs` past ones: rows in all, and minutes of its steps."""
+
+    runs: int
+    rows: int
+    minutes: float
+
+
+def estimate(backfill: Backfill, parallel: int) -> Estimate | None:
+    """None where no run of the past says it. What runs side by side is taken to cost no more."""
+    known, count = backfill.usual, len(backfill.partitions)
+    if known is None:
+        return None
+    rounds = math.ceil(count / parallel)
+    return Estimate(known.runs, known.rows * count, round(known.seconds * rounds / 60, 1))
+
+
+def plan_json(backfill: Backfill, parallel: int, via: Via) -> dict[str, Any]:
+    """What `--dry-run --json` prints. Keys are added, never renamed, within a `schema_version`."""
+    expected = estimate(backfill, parallel)
+    return {
+        "schema_version": 1,
+        "pipeline": backfill.pipeline.name,
+        "dry_run": True,
+        "via": via,
+        "only": backfill.only,
+        "parallel": parallel,
+        "runs": len(backfill.partitions),
+        "partitions": [
+            {
+                "partition": str(each.partition),
+                "state": each.state.state,
+                "runs": each.runs,
+                "why": each.why,
+                "version": each.state.version,
+            }
+            for each in backfill.planned
+        ],
+        "estimate": None
+        if expected is None
+        else {
+            "rows": expected.rows,
+            "minutes": expected.minutes,
+            "from_runs": expected.runs,
+        },
+        "notes": list(backfill.notes),
+    }
+
+
+def results_json(
+    backfill: Backfill, results: list[PartitionResult], via: Via, exit_code: int
+) -> dict[str, Any]:
+    """What `--json` prints at the end, `partitions` being those that were to run."""
+    return {
+        "schema_version": 1,
+        "pipeline": backfill.pipeline.name,
+        "dry_run": False,
+        "via": via,
+        "only": backfill.only,
+        "exit_code": exit_code,
+        "states": dict(Counter(result.state for result in results)),
+        "partitions": [result.model_dump(mode="json") for result in results],
+    }
+
+
+def exit_code_of(results: list[PartitionResult]) -> int:
+    """0 where every partition is published and nothing failed after, 3 where some are only held."""
+    if all(each.state in ("published", "unchanged") and not each.error for each in results):
+        return OK
+    fine = ("published", "unchanged", "held")
+    failed = [each for each in results if each.state not in fine]
+    failed += [each for each in results if each.state != "held" and each.error]
+    return FAILED if failed else HELD

@@ -1,0 +1,179 @@
+"""What lies in a pipeline's workspace beside the table, in groups that live and go together."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from pydantic import ValidationError
+
+from include import storage
+from include.errors import CorruptData
+from include.reports.records import read_records
+from include.run import SnapshotManifest
+from include.scoring import version_id
+from include.storage import Entry
+from include.workspace import Workspace
+
+_READERS = 16
+
+Version = tuple[dt.date, str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Files in the order in which they are to be deleted: first what names the others.
+
+    `uri` is how other values refer to it: a snapshot's manifest, a gate's result without its
+    suffix, a folder otherwise. `named` is false for files that nothing can refer to.
+    """
+
+    name: str
+    uri: str
+    files: tuple[Entry, ...]
+    version: Version | None = None
+    named: bool = True
+
+    @property
+    def modified_at(self) -> dt.datetime:
+        return max(entry.modified_at for entry in self.files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.size for entry in self.files)
+
+    def has(self, name: str) -> bool:
+        return any(entry.uri.endswith(f"/{name}") for entry in self.files)
+
+
+@dataclass(frozen=True)
+class Lying:
+    snapshots: list[Group]
+    gates: list[Group]
+    scores: list[Group]
+    drift: list[Group]
+    models: list[Group]
+    runs: list[Group]
+
+
+@dataclass(frozen=True)
+class InUse:
+    """What runs of late work with: versions, and the URIs of snapshots, quarantines and models."""
+
+    versions: frozenset[Version]
+    uris: frozenset[str]
+
+
+def lying(workspace: Workspace) -> Lying:
+    """One listing of each folder, and every snapshot's manifest."""
+    return Lying(
+        snapshots=_snapshots(workspace),
+        gates=_gates(workspace),
+        scores=_of_versions(workspace, "scores"),
+        drift=_of_versions(workspace, "drift"),
+        models=_folders(workspace.at("models"), first="pinned.json"),
+        runs=_folders(workspace.runs()),
+    )
+
+
+def in_use(workspace: Workspace, runs: Iterable[Group], since: dt.datetime) -> InUse:
+    """What the runs that wrote anything after `since` planned, extracted and scored."""
+    versions, uris = set[Version](), set[str]()
+    for group in runs:
+        if group.modified_at < since:
+            continue
+        records = read_records(workspace, group.name)
+        run, snapshot, gate = records.run, records.snapshot, records.gate
+        if run is not None:
+            uris.add(run.model.uri)
+        if snapshot is not None:
+            uris.add(snapshot.uri)
+        if gate is not None and gate.quarantine_uri is not None:
+            uris.add(gate.quarantine_uri)
+        if run is not None and snapshot is not None:
+            version = version_id(snapshot.digest, run.model.digest, run.config_digest)
+            versions.add((run.partition.as_of, version))
+    return InUse(frozenset(versions), frozenset(uris))
+
+
+def _snapshots(workspace: Workspace) -> list[Group]:
+    root = workspace.at("snapshots")
+    entries = {entry.uri: entry for entry in storage.entries(root)}
+    manifests = [uri for uri in entries if uri.endswith(".json")]
+    with ThreadPoolExecutor(_READERS) as readers:
+        read = list(readers.map(_manifest, manifests))
+    groups = []
+    for uri, manifest in zip(manifests, read, strict=True):
+        if manifest is None:
+            continue
+        entry = entries.pop(uri)
+        parts = [entries.pop(part.uri) for part in manifest.parts if part.uri in entries]
+        groups.append(Group(_name(root, uri), uri, (entry, *parts)))
+    # Their folder is that of one extract, which either settles or leaves nothing that names them.
+    unnamed = _grouped(entries.values(), lambda entry: entry.uri.rpartition("/")[0])
+    return groups + [
+        Group(_name(root, uri), uri, tuple(files), named=False) for uri, files in unnamed.items()
+    ]
+
+
+def _manifest(uri: str) -> SnapshotManifest | None:
+    try:
+        return SnapshotManifest.model_validate_json(storage.read(uri))
+    except FileNotFoundError:  # deleted since it was listed
+        return None
+    except ValidationError as error:
+        raise CorruptData(
+            f"this is no manifest of a snapshot: {error.errors()[0]['msg']}",
+            where=uri,
+            do="restore it from a backup, or delete it and run the partition again",
+        ) from None
+
+
+def _gates(workspace: Workspace) -> list[Group]:
+    root = workspace.at("gates")
+    stems = _grouped(
+        storage.entries(root), lambda entry: re.sub(r"\.(json|parquet)$", "", entry.uri)
+    )
+    # The result, .json, names the quarantine, .parquet.
+    return [
+        Group(_name(root, stem), stem, tuple(sorted(files, key=lambda entry: entry.uri)))
+        for stem, files in stems.items()
+    ]
+
+
+def _of_versions(workspace: Workspace, folder: str) -> list[Group]:
+    root, groups = workspace.at(folder), []
+    for name, files in _grouped(
+        storage.entries(root), lambda entry: "/".join(_name(root, entry.uri).split("/")[:2])
+    ).items():
+        found = re.fullmatch(r"as_of=(\d{4}-\d\d-\d\d)/([^/]+)", name)
+        if found is not None:
+            version = (dt.date.fromisoformat(found[1]), found[2])
+            groups.append(Group(name, storage.join(root, name), tuple(files), version))
+    return groups
+
+
+def _folders(root: str, first: str = "") -> list[Group]:
+    groups = []
+    for name, files in _grouped(
+        storage.entries(root), lambda entry: _name(root, entry.uri).split("/")[0]
+    ).items():
+        ordered = sorted(files, key=lambda entry: not entry.uri.endswith(f"/{first}"))
+        groups.append(Group(name, storage.join(root, name), tuple(ordered)))
+    return groups
+
+
+def _grouped(entries: Iterable[Entry], key: Callable[[Entry], str]) -> dict[str, list[Entry]]:
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[key(entry)].append(entry)
+    return groups
+
+
+def _name(root: str, uri: str) -> str:
+    return unquote(uri.removeprefix(f"{root}/"))

@@ -1,0 +1,1 @@
+"""Snowflake as the warehouse and the store see it: who logs in, a session, what its errors mean."""

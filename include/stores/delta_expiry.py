@@ -1,0 +1,193 @@
+"""Deleting versions from a Delta table: what lies there, and an order that a kill cannot harm.
+
+A version must not lose its files while somebody makes it current. Deletion therefore writes its
+record (`done` false) first, and then commits nothing to the table, as a barrier. A move of the
+version that was based on the table before the barrier fails; one based on the table after it looks
+for that record, as every move does between loading the table and committing to it, and refuses. A
+move that was committed before the barrier shows in the table, and the deletion is called off.
+Killed anywhere, the record says what is left to do.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+from include import storage
+from include.errors import PermanentError, TransientError
+from include.stores import Expired, Stored, Version, VersionManifest, delta_log
+from include.stores.history import FOLDER, History
+
+BARRIER_ATTEMPTS = 40
+_READERS = 8
+
+_PART = re.compile(r"as_of=(\d{4}-\d\d-\d\d)/version=([^/]+)/[^/]+")
+_RECORD = re.compile(rf"{FOLDER}/(versions|expired)/as_of=(\d{{4}}-\d\d-\d\d)/([^/]+)\.json")
+
+Name = tuple[dt.date, str]
+
+
+@dataclass
+class _Found:
+    files: list[storage.Entry] = field(default_factory=list)
+    manifest: storage.Entry | None = None
+    expired: bool = False
+
+
+def stored(root: str, listed: Callable[[dt.date], list[Version]]) -> list[Stored]:
+    """Every version that has a manifest or a file, or whose deletion was not finished.
+
+    `listed` gives all the versions that were ever committed of a date.
+    """
+    found = _found(root)
+    history = History(root)
+    begun = {name for name, each in found.items() if each.expired and _deleting(history, name)}
+    there = [name for name, one in found.items() if one.files or one.manifest or name in begun]
+    dates = sorted({as_of for as_of, _ in there})
+    with ThreadPoolExecutor(_READERS) as readers:
+        versions = dict(zip(dates, readers.map(listed, dates), strict=True))
+    committed = {(as_of, one.version): one for as_of in dates for one in versions[as_of]}
+    result = []
+    for as_of, version in sorted(there):
+        each = found[as_of, version]
+        entries = [*each.files, *([each.manifest] if each.manifest else [])]
+        result.append(
+            Stored(
+                as_of=as_of,
+                version=version,
+                committed=committed.get((as_of, version)),
+                staged=each.manifest is not None,
+                deleting=(as_of, version) in begun,
+                files=len(each.files),
+                bytes=sum(entry.size for entry in entries),
+                modified_at=max(
+                    (entry.modified_at for entry in entries),
+                    default=dt.datetime.fromtimestamp(0, dt.UTC),
+                ),
+            )
+        )
+    return result
+
+
+def not_stored(
+    root: str, history: History, as_of: dt.date, version: str, stored: Sequence[str]
+) -> PermanentError:
+    """The error for a version that is not there: deleted, or never made. `stored` are those."""
+    expired = history.expired(as_of, version)
+    if expired is not None and version not in history.staged(as_of):
+        return PermanentError(
+            f"the files of version {version} of {as_of} were deleted at "
+            f"{expired.at:%Y-%m-%d %H:%M:%S %Z} ({expired.reason})",
+            where=root,
+            do="run the partition again with the same rows, model and configuration to make them "
+            "again",
+        )
+    return PermanentError(
+        f"the predictions of {as_of} have no committed version {version}",
+        where=root,
+        do=f"choose one of {list(stored)}, or run that partition",
+    )
+
+
+def require_not_deleting(root: str, history: History, manifest: VersionManifest) -> bool:
+    """Raise while the version is being deleted; whether it ever was, so that its files are new."""
+    expired = history.expired(manifest.as_of, manifest.version)
+    if expired is not None and not expired.done:
+        raise TransientError(
+            f"version {manifest.version} of {manifest.as_of} is being deleted since "
+            f"{expired.at:%Y-%m-%d %H:%M:%S %Z} ({expired.reason})",
+            where=root,
+            do="wait until `daybreak expire` of this pipeline is done, or run it again if it was "
+            "killed; then run the partition again",
+        )
+    return expired is not None
+
+
+def delete(
+    root: str, history: History, versions: Sequence[Name], reason: str, at: dt.datetime
+) -> list[Name]:
+    """Delete what is stored of these versions; those that are current or become it are left."""
+    table = delta_log.load(root)
+    held = delta_log.all_held(table) if table is not None else {}
+    wanted = [name for name in dict.fromkeys(versions) if held.get(name[0]) != name[1]]
+    if not wanted:
+        return []
+    for as_of, version in wanted:
+        _begin(history, as_of, version, reason, at)
+    held = _barrier(root)
+    deleted = []
+    for as_of, version in wanted:
+        if held.get(as_of) == version:
+            history.drop_expired(as_of, version)
+            continue
+        # Without its manifest a version is no longer listed, read or rolled back to.
+        history.drop_manifest(as_of, version)
+        folder = storage.join(root, f"as_of={as_of}", f"version={version}")
+        storage.delete([entry.uri for entry in storage.entries(folder)])
+        record = history.expired(as_of, version)
+        if record is not None:
+            history.keep_expired(record.model_copy(update={"done": True}))
+        deleted.append((as_of, version))
+    return deleted
+
+
+def _begin(history: History, as_of: dt.date, version: str, reason: str, at: dt.datetime) -> None:
+    """Write the record of the deletion; one that was begun before keeps what it knows."""
+    before = history.expired(as_of, version)
+    manifest = history.manifest(as_of, version)
+    if before is not None and not before.done and manifest is None:
+        return
+    history.keep_expired(
+        Expired(as_of=as_of, version=version, at=at, reason=reason, done=False, manifest=manifest)
+    )
+
+
+def _barrier(root: str) -> dict[dt.date, str]:
+    """What each date holds, from where on no move of a version with a record can succeed."""
+    from deltalake.exceptions import CommitFailedError
+
+    for attempt in range(BARRIER_ATTEMPTS):
+        table = delta_log.load(root)
+        if table is None:
+            return {}
+        try:
+            delta_log.barrier(table)
+        except CommitFailedError:
+            time.sleep(min(1.0, 0.02 * 2**attempt))
+            continue
+        except Exception as error:
+            raise delta_log.translated(error, root) from error
+        return delta_log.all_held(table)
+    raise TransientError(
+        f"other writers were faster than all {BARRIER_ATTEMPTS} commits that deleting needs",
+        where=root,
+        do="run it again while fewer partitions are published; nothing is lost",
+    )
+
+
+def _deleting(history: History, name: Name) -> bool:
+    record = history.expired(*name)
+    return record is not None and not record.done
+
+
+def _found(root: str) -> dict[Name, _Found]:
+    """What lies in the table's folder, by date and version."""
+    found: dict[Name, _Found] = defaultdict(_Found)
+    for entry in storage.entries(root):
+        path = unquote(entry.uri.removeprefix(f"{root}/"))
+        part, record = _PART.fullmatch(path), _RECORD.fullmatch(path)
+        if part is not None:
+            found[dt.date.fromisoformat(part[1]), part[2]].files.append(entry)
+        elif record is not None:
+            one = found[dt.date.fromisoformat(record[2]), record[3]]
+            if record[1] == "versions":
+                one.manifest = entry
+            else:
+                one.expired = True
+    return found

@@ -1,0 +1,110 @@
+"""The rule between versions of a date: which one a move may replace. Every kind of table keeps it.
+
+The version that is current already is left alone; one whose commit was asked for by a run *planned
+later* is not superseded; any other is. A rollback counts as planned when it was decided, and the
+version that it took away comes back by a rollback only.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from include.errors import PermanentError
+from include.run import Published
+from include.stores import Decision, RolledBack, VersionManifest
+from include.stores.history import Commit
+
+
+def commit_of(
+    manifest: VersionManifest,
+    planned_at: dt.datetime,
+    replaced: Commit | None,
+    table_version: int,
+    mark: str,
+    decision: Decision | None,
+) -> Commit:
+    """The record of making a version current in the place of `replaced`; no `mark`, no writer."""
+    withdrawn = dict(replaced.withdrawn) if replaced is not None else {}
+    withdrawn.pop(manifest.version, None)
+    if decision is not None and replaced is not None:
+        withdrawn[replaced.version] = decision
+        # A run was planned on a machine whose clock is ahead: the rollback still comes after it.
+        planned_at = max(planned_at, replaced.planned_at)
+    return Commit(
+        as_of=manifest.as_of,
+        version=manifest.version,
+        table_version=table_version,
+        replaced=replaced.version if replaced is not None else None,
+        rows=manifest.rows,
+        model_version=manifest.model_version,
+        run_id=manifest.run_id,
+        scored_at=manifest.scored_at,
+        planned_at=planned_at,
+        committed_at=dt.datetime.now(dt.UTC) if mark else manifest.scored_at,
+        mark=mark,
+        decision=decision,
+        withdrawn=withdrawn,
+    )
+
+
+def outcome(
+    commit: Commit, table: str, table_version: int, *, published: bool, note: str | None
+) -> Published:
+    return Published(
+        outcome="published" if published else "unchanged",
+        version=commit.version,
+        table=table,
+        table_version=table_version,
+        rows=commit.rows,
+        replaced=commit.replaced if published else None,
+        note=note if published else None,
+    )
+
+
+def digests(manifest: VersionManifest) -> list[str]:
+    """The digests of a version's parts, in order: what its rows are."""
+    return [part.digest for part in sorted(manifest.parts, key=lambda part: part.part)]
+
+
+def require_not_superseded(
+    manifest: VersionManifest, planned_at: dt.datetime, current: Commit | None
+) -> None:
+    """Raise where a later run or a person decided otherwise."""
+    if current is None:
+        return
+    if manifest.version in current.withdrawn:
+        raise RolledBack(
+            f"version {manifest.version} was rolled back from "
+            f"{current.withdrawn[manifest.version]}; these rows, this model and "
+            f"this configuration are that version again, and {current.version} stays current",
+            do="point the model's alias to a better version or mend the features; if the version "
+            f"is right after all: daybreak rollback {manifest.pipeline} --date {manifest.as_of} "
+            f"--to {manifest.version}",
+        )
+    if current.planned_at <= planned_at:
+        return
+    by = f"of a run planned at {current.planned_at:%Y-%m-%d %H:%M:%S %Z}"
+    if current.decision is not None:
+        by = f"to which the partition was rolled back {current.decision}"
+    raise PermanentError(
+        f"version {current.version}, {by}, is current; {manifest.version}, of a run planned at "
+        f"{planned_at:%Y-%m-%d %H:%M:%S %Z}, comes too late",
+        do="start a new run of the partition if the older version is the one to have",
+    )
+
+
+def require_seen(manifest: VersionManifest, seen: str | None, current: Commit | None) -> None:
+    """Raise where readers have another version than the one that a person decided about."""
+    has = current.version if current is not None else None
+    if has != seen:
+        raise PermanentError(
+            f"{manifest.as_of} has version {has} since, not {seen}: nothing was rolled back",
+            do="look at the versions again, and decide about that one",
+        )
+
+
+def ended(current: Commit | None) -> str | None:
+    """What to say of a move that ends a rollback."""
+    if current is None or current.decision is None:
+        return None
+    return f"this ends the rollback to version {current.version} {current.decision}"

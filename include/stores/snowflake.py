@@ -1,0 +1,420 @@
+"""The prediction table in Snowflake: rows of every version, and a pointer that says which count.
+
+`daybreak init` creates the tables (snowflake_tables.py lists them); a run needs no right to create
+anything. Parts lie in the workspace, as the engines write them, and are loaded when their version
+becomes current for the first time:
+
+    <workspace>/<pipeline>/predictions/as_of=…/version=…/part-00000.parquet
+
+Every write is one transaction that first raises the counter in <table>_LOCK. Snowflake has no
+unique keys and lets two first publishes of a date pass each other; with the lock's row they cannot.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import random
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from include import storage
+from include.config import Predictions
+from include.connections import connection
+from include.errors import BadConfig, CorruptData, PermanentError, TransientError
+from include.run import Column, Published
+from include.snowflake.session import Field, Session
+from include.stores import (
+    Decision,
+    Expired,
+    Stored,
+    Version,
+    VersionManifest,
+    rule,
+    snowflake_expiry,
+)
+from include.stores.history import Commit
+from include.stores.snowflake_history import (
+    Entry,
+    SnowflakeHistory,
+    by_version,
+    loaded_parts,
+    manifest_of,
+    parts_digest,
+)
+from include.stores.snowflake_load import count_rows, delete_rows, load, sweep, upload, verify
+from include.stores.snowflake_read import read_rows
+from include.stores.snowflake_tables import (
+    Names,
+    require_fit,
+    require_one_case,
+    set_up_statements,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Snowflake makes a writer wait for the lock; what is tried again is what it gave up, and a session
+# that was lost. A commit that was made and not confirmed is known again by its mark.
+WRITE_SECONDS = 120.0
+LONGEST_WAIT_SECONDS = 1.0
+# No upload and load together take longer: see the statement timeout.
+LEFTOVERS_AFTER = dt.timedelta(days=1)
+
+Result = TypeVar("Result")
+
+
+class BeingDeleted(TransientError):
+    """Retention is at work on this very version."""
+
+
+class Table:
+    """One pipeline's predictions in Snowflake; rule.py has the rule between versions."""
+
+    def __init__(self, session: Session, table: str, root_uri: str, readers: Sequence[str]) -> None:
+        root = root_uri if "://" in root_uri else Path(root_uri).absolute().as_uri()
+        self.root = root.rstrip("/")
+        self.names = Names(table.upper())
+        self._session, self._readers = session, tuple(readers)
+        self._history = SnowflakeHistory(session, self.names)
+        weakref.finalize(self, session.close)
+
+    def set_up(self, columns: Sequence[Column], *, run: bool = True) -> list[str]:
+        statements = set_up_statements(self.names, columns, self._readers)
+        if run:
+            do = "use a role that may create it, or let one run what `daybreak init --sql` prints"
+            there: set[str] = set()
+            for statement in statements:
+                if statement.adds is not None:
+                    there = there or {field.name for field in self._stored_columns()}
+                if statement.optional:
+                    self._session.run_if_supported(statement.sql)
+                elif statement.adds is None or statement.adds not in there:
+                    self._session.run(statement.sql, do=do)
+            self._require_tables(columns)
+        return [statement.sql for statement in statements]
+
+    def parts_uri(self, as_of: dt.date, version: str) -> str:
+        return storage.join(self.root, f"as_of={as_of}", f"version={version}")
+
+    def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
+        return manifest_of(self._history.of_version(as_of, version))
+
+    def stage(self, manifest: VersionManifest) -> str:
+        """Write the manifest; where it stands. Raises PermanentError where no table can hold it."""
+        require_one_case(manifest.columns)
+        self._require_tables(manifest.columns)
+        parts = parts_digest(manifest)
+        uri = self._history.manifest_uri(manifest.as_of, manifest.version)
+
+        def keep(number: int) -> None:
+            entries = self._history.of_version(manifest.as_of, manifest.version)
+            self._require_not_deleting(manifest, entries)
+            staged = manifest_of(entries)
+            if (
+                staged is not None
+                and parts_digest(staged) != parts
+                and (current := self._current_commit(manifest.as_of)) is not None
+                and current.version == manifest.version
+            ):
+                raise CorruptData(
+                    f"version {manifest.version} is current with other parts than these",
+                    where=uri,
+                    do="find what wrote over the version's files, and publish the version before "
+                    "it",
+                )
+            self._history.append(number, manifest, parts=parts)
+
+        self._write(f"stage version {manifest.version}", keep)
+        return uri
+
+    def commit(self, manifest: VersionManifest, planned_at: dt.datetime) -> Published:
+        """Make the staged version current, in one transaction; rule.py has the rule.
+
+        A version that is not in the table yet is loaded in the same transaction. `planned_at` is
+        that of the run which asks.
+        """
+        return self._move(manifest, planned_at)
+
+    def rollback(self, as_of: dt.date, to: str, decision: Decision, *, replacing: str) -> Published:
+        """Make an older version current again; reads all its parts before, and loads none again."""
+        manifest = self.manifest(as_of, to)
+        if manifest is None or to not in {version.version for version in self.versions(as_of)}:
+            raise self._not_stored(as_of, to)
+        verify(manifest)
+        return self._move(manifest, decision.at, decision, replacing)
+
+    def _move(
+        self,
+        manifest: VersionManifest,
+        planned_at: dt.datetime,
+        decision: Decision | None = None,
+        replacing: str | None = None,
+    ) -> Published:
+        mark = uuid.uuid4().hex
+        uploaded: list[str] = []
+
+        def prepare() -> None:
+            # Before the lock is taken, since it takes the longest.
+            current = self._current_commit(manifest.as_of)
+            same = current is not None and current.version == manifest.version
+            entries = self._history.of_version(manifest.as_of, manifest.version)
+            if not (same or uploaded or self._is_loaded(manifest, entries)):
+                uploaded.append(upload(self._session, self.names, manifest))
+
+        def move(number: int) -> Published:
+            current = self._current_commit(manifest.as_of)
+            if current is not None and current.version == manifest.version:
+                # Ours where the server took the commit and its answer was lost.
+                return self._outcome(current, number, published=current.mark == mark)
+            if decision is None:
+                rule.require_not_superseded(manifest, planned_at, current)
+            else:
+                rule.require_seen(manifest, replacing, current)
+            entries = self._history.of_version(manifest.as_of, manifest.version)
+            self._require_not_deleting(manifest, entries)
+            if manifest_of(entries) is None:
+                raise self._not_stored(manifest.as_of, manifest.version)
+            if not self._is_loaded(manifest, entries):
+                # A load takes the files from the stage, even if the transaction fails later.
+                self._load(manifest, uploaded.pop() if uploaded else None)
+            made = rule.commit_of(manifest, planned_at, current, number, mark, decision)
+            self._history.append(number, made, parts=parts_digest(manifest))
+            self._point(manifest.as_of, manifest.version, number)
+            note = rule.ended(current) if decision is None else None
+            return self._outcome(made, number, published=True, note=note)
+
+        return self._write(f"make version {manifest.version} current", move, prepare)
+
+    def current(self, as_of: dt.date) -> Version | None:
+        commit = self._current_commit(as_of)
+        return self._history.version(commit, True) if commit is not None else None
+
+    def current_dates(self) -> list[dt.date]:
+        return sorted(self.current_versions())
+
+    def current_versions(self) -> dict[dt.date, str]:
+        found = self._session.run(
+            f"SELECT AS_OF, VERSION FROM {self.names.pointer} ORDER BY AS_OF"  # noqa: S608
+        )
+        return dict(found)
+
+    def versions(self, as_of: dt.date) -> list[Version]:
+        """Every committed version of a date that is stored, by its last commit, oldest first."""
+        return self._kept(self._history.of_date(as_of), self._current_commit(as_of))
+
+    def _kept(self, entries: list[Entry], current: Commit | None) -> list[Version]:
+        listed = self._history.versions(entries, current.version if current is not None else None)
+        of_version = by_version(entries)
+        return [
+            version
+            for version in listed
+            if version.current or manifest_of(of_version[version.version]) is not None
+        ]
+
+    def expired(self, as_of: dt.date) -> list[Expired]:
+        of_version = by_version(self._history.of_date(as_of))
+        found = [snowflake_expiry.expired_of(of_version[name]) for name in sorted(of_version)]
+        return [record for record in found if record is not None]
+
+    def stored(self) -> list[Stored]:
+        """One listing of the parts in the workspace, and one reading of the history."""
+        entries, current = self._history.everything(), self.current_versions()
+        return snowflake_expiry.stored(self.root, self._history, entries, current)
+
+    def delete(
+        self, versions: Sequence[tuple[dt.date, str]], reason: str, at: dt.datetime
+    ) -> list[tuple[dt.date, str]]:
+        """Delete the rows and the parts of these versions; see snowflake_expiry.py."""
+        return [name for name in dict.fromkeys(versions) if self._delete(name, reason, at)]
+
+    def upkeep(self) -> None:
+        """Remove from the stage what writers that died left there a day ago or earlier."""
+        sweep(self._session, self.names, dt.datetime.now(dt.UTC) - LEFTOVERS_AFTER)
+
+    def read(
+        self, as_of: dt.date, version: str | None = None, columns: list[str] | None = None
+    ) -> pa.Table:
+        """The rows of a version, in the order of its key: its own columns, as_of and version."""
+        current = self._current_commit(as_of)
+        wanted = version or (current.version if current is not None else None)
+        if wanted is None:
+            raise PermanentError(
+                f"the predictions of {as_of} have no committed version",
+                where=self.names.current,
+                do="run that partition",
+            )
+        entries = self._history.of_date(as_of)
+        manifest = manifest_of(by_version(entries).get(wanted, []))
+        if manifest is None or wanted not in {one.version for one in self._kept(entries, current)}:
+            raise self._not_stored(as_of, wanted)
+        return read_rows(self._session, self.names, manifest, columns)
+
+    def _write(
+        self,
+        what: str,
+        body: Callable[[int], Result],
+        prepare: Callable[[], None] = lambda: None,
+    ) -> Result:
+        """Run `body` with the lock's new number, in a transaction; again where that may help."""
+        started = time.monotonic()
+        for attempt in itertools.count():
+            try:
+                prepare()
+                with self._session.transaction():
+                    return body(self._raise_counter())
+            except BeingDeleted:
+                raise
+            except TransientError as error:
+                spent = time.monotonic() - started
+                if spent > WRITE_SECONDS:
+                    raise TransientError(
+                        f"Snowflake could not {what}, {attempt + 1} times in {spent:.0f} s: "
+                        f"{error.found}",
+                        where=self.names.table,
+                        do="see that Snowflake is up; where a transaction of a dead run holds the "
+                        f"lock of {self.names.lock}, SHOW TRANSACTIONS IN ACCOUNT names it and "
+                        "SELECT SYSTEM$ABORT_TRANSACTION(its id) ends it",
+                    ) from error
+                time.sleep(random.uniform(0, min(LONGEST_WAIT_SECONDS, 0.05 * 2**attempt)))  # noqa: S311
+        raise AssertionError("unreachable")
+
+    def _raise_counter(self) -> int:
+        """Take the lock until the transaction ends; the new number."""
+        lock = self.names.lock
+        rows = self._session.changed(f"UPDATE {lock} SET N = N + 1")  # noqa: S608
+        if rows != 1:
+            raise CorruptData(
+                f"{lock} has {rows} rows and not one, so that it is no lock",
+                do="let `daybreak init` of this pipeline make its row, or delete all but the one "
+                "with the highest N",
+            )
+        ((number,),) = self._session.run(f"SELECT N FROM {lock}")  # noqa: S608
+        return int(number)
+
+    def _load(self, manifest: VersionManifest, path: str | None) -> None:
+        if path is None:
+            raise TransientError(
+                f"the rows of version {manifest.version} went while it was made current",
+                where=self.names.rows,
+                do="run the partition again",
+            )
+        rows = load(self._session, self.names, manifest, path)
+        if rows != manifest.rows:
+            raise CorruptData(
+                f"version {manifest.version} of {manifest.as_of} has {manifest.rows:,} rows, and "
+                f"{rows:,} of them arrived in {self.names.rows}",
+                do="run the partition again; nothing was published",
+            )
+
+    def _is_loaded(self, manifest: VersionManifest, entries: list[Entry]) -> bool:
+        if loaded_parts(entries) != parts_digest(manifest):
+            return False
+        rows = count_rows(self._session, self.names, manifest.as_of, manifest.version)
+        return rows == manifest.rows
+
+    def _point(self, as_of: dt.date, version: str, number: int) -> None:
+        pointer = self.names.pointer
+        moved = self._session.changed(
+            f"UPDATE {pointer} SET VERSION = ?, N = ? WHERE AS_OF = ?",  # noqa: S608
+            (version, number, as_of),
+        )
+        if not moved:
+            self._session.changed(
+                f"INSERT INTO {pointer} (AS_OF, VERSION, N) SELECT ?, ?, ?",
+                (as_of, version, number),
+            )
+
+    def _current_commit(self, as_of: dt.date) -> Commit | None:
+        """The commit that gave the date what readers see."""
+        found = self._history.current(as_of)
+        if len(found) > 1:
+            raise CorruptData(
+                f"{as_of} has {len(found)} current versions at once",
+                where=self.names.pointer,
+                do="see who wrote to it beside Daybreak, and delete all rows of that date but one",
+            )
+        return found[0] if found else None
+
+    def _outcome(
+        self, commit: Commit, number: int, *, published: bool, note: str | None = None
+    ) -> Published:
+        return rule.outcome(commit, self.names.current, number, published=published, note=note)
+
+    def _delete(self, name: tuple[dt.date, str], reason: str, at: dt.datetime) -> bool:
+        def begin(number: int) -> Expired | None:
+            current = self._current_commit(name[0])
+            if current is not None and current.version == name[1]:
+                return None
+            entries = self._history.of_version(*name)
+            before = snowflake_expiry.expired_of(entries)
+            if before is not None and before.done:
+                return before
+            record = snowflake_expiry.begun(entries, name, reason, at)
+            delete_rows(self._session, self.names, *name)
+            if before is None:
+                self._history.append(number, record)
+            return record
+
+        what = f"delete version {name[1]}"
+        record = self._write(what, begin)
+        if record is None:
+            return False
+        storage.delete([entry.uri for entry in storage.entries(self.parts_uri(*name))])
+        if not record.done:
+            done = record.model_copy(update={"done": True})
+            self._write(what, lambda number: self._history.append(number, done))
+        return True
+
+    def _require_tables(self, columns: Sequence[Column]) -> None:
+        require_fit(self.names, self._stored_columns(), columns)
+
+    def _stored_columns(self) -> list[Field]:
+        return self._session.describe(
+            f"SELECT * FROM {self.names.rows}",  # noqa: S608
+            do="let `daybreak init` of this pipeline create its tables",
+        )
+
+    def _require_not_deleting(self, manifest: VersionManifest, entries: list[Entry]) -> None:
+        expired = snowflake_expiry.expired_of(entries)
+        if expired is not None and not expired.done:
+            raise BeingDeleted(
+                f"version {manifest.version} of {manifest.as_of} is being deleted since "
+                f"{expired.at:%Y-%m-%d %H:%M:%S %Z} ({expired.reason})",
+                where=self.names.table,
+                do="wait until `daybreak expire` of this pipeline is done, or run it again if it "
+                "was killed; then run the partition again",
+            )
+
+    def _not_stored(self, as_of: dt.date, version: str) -> PermanentError:
+        """The error for a version whose manifest is not there: deleted, or never made."""
+        expired = snowflake_expiry.expired_of(self._history.of_version(as_of, version))
+        if expired is not None:
+            return PermanentError(
+                f"the files of version {version} of {as_of} were deleted at "
+                f"{expired.at:%Y-%m-%d %H:%M:%S %Z} ({expired.reason})",
+                where=self.names.table,
+                do="run the partition again with the same rows, model and configuration to make "
+                "them again",
+            )
+        names = [one.version for one in self.versions(as_of)]
+        return PermanentError(
+            f"the predictions of {as_of} have no committed version {version}",
+            where=self.names.current,
+            do=f"choose one of {names}, or run that partition",
+        )
+
+
+def open_table(config: Predictions, workspace_uri: str) -> Table:
+    """The table that a pipeline names; its parts lie below `workspace_uri`."""
+    if config.connection is None or config.table is None:
+        raise BadConfig(
+            "predictions of the kind snowflake need a connection and a table",
+            do="set predictions.connection and predictions.table",
+        )
+    session = Session(connection(config.connection), query_tag=f"daybreak {config.table}")
+    return Table(session, config.table, workspace_uri, config.readers)

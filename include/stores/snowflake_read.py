@@ -1,0 +1,63 @@
+"""The rows of one version out of <table>_ROWS, as they were before they were loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from include.errors import CorruptData, PermanentError
+from include.run import Column
+from include.snowflake.session import Session
+from include.stores import VersionManifest
+from include.stores.snowflake_tables import Names, arrow_type, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PARTITION = (Column(name="as_of", type="date32[day]"), Column(name="version", type="string"))
+
+
+def read_rows(
+    session: Session, names: Names, manifest: VersionManifest, columns: list[str] | None
+) -> pa.Table:
+    """All columns, or some, in the order of the key, which is the order of the parts.
+
+    Raises PermanentError for an unknown column and CorruptData where rows are gone.
+    """
+    import pyarrow as pa
+
+    version, as_of = manifest.version, manifest.as_of
+    own = {column.name: column for column in (*manifest.columns, *_PARTITION)}
+    unknown = sorted(set(columns or ()) - set(own))
+    if unknown:
+        raise PermanentError(
+            f"version {version} of {as_of} has no column {unknown}",
+            do=f"choose among {list(own)}",
+        )
+    wanted = [own[name] for name in columns] if columns is not None else list(own.values())
+    schema = pa.schema([(column.name, arrow_type(column)) for column in wanted])
+    selected = ", ".join(quoted(column.name) for column in wanted)
+    ordered = ", ".join(quoted(name) for name in manifest.key)
+    sql = (
+        f"SELECT {selected} FROM {names.rows} "  # noqa: S608
+        f"WHERE AS_OF = ? AND VERSION = ? ORDER BY {ordered}"
+    )
+    with session.arrow(sql, (as_of, version)) as (_, tables):
+        pieces = [
+            pa.Table.from_arrays(
+                [
+                    column.cast(field.type)
+                    for column, field in zip(table.columns, schema, strict=True)
+                ],
+                schema=schema,
+            )
+            for table in tables
+        ]
+    rows = pa.concat_tables(pieces) if pieces else schema.empty_table()
+    if rows.num_rows != manifest.rows:
+        raise CorruptData(
+            f"version {version} of {as_of} has {manifest.rows:,} rows, and {rows.num_rows:,} are "
+            f"in {names.rows}",
+            do="see who deleted rows beside Daybreak; run the partition again or choose another "
+            "version",
+        )
+    return rows

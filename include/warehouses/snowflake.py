@@ -1,0 +1,192 @@
+"""A Snowflake account as a warehouse: values bound by the server, rows streamed as Arrow.
+
+Names: Snowflake stores a name that is not quoted in upper case. Such a column arrives in lower
+case, so that the same pipeline runs on other warehouses; a column that the query names in double
+quotes arrives as it is written there, and so does one with a lower-case letter in it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from include.connections import Connection
+from include.errors import PermanentError
+from include.snowflake.session import Field, Session
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_WHERE = "features.sql"
+_MARKER = "?"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A query as the server takes it: a `?` for each of `values`; `quoted` are its quoted names."""
+
+    text: str
+    values: tuple[dt.date, ...]
+    quoted: frozenset[str]
+
+
+class SnowflakeWarehouse:
+    """Reads with one session."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._session = Session(connection, query_tag="daybreak extract")
+        self._results = ExitStack()
+
+    def read(
+        self, sql: str, params: Mapping[str, dt.date], order_by: Sequence[str]
+    ) -> pa.RecordBatchReader:
+        import pyarrow as pa
+
+        query = bound(sql, params)
+        stored = [field.name for field in self._session.describe(query.text, query.values)]
+        names = arriving_names(stored, query.quoted)
+        keys = [_stored_name(stored, names, key) for key in order_by]
+        # The query keeps its own lines, so that an error's line is features.sql's line. What is
+        # formatted here are names that Snowflake itself gave.
+        ordered = ", ".join('"' + key.replace('"', '""') + '"' for key in keys)
+        text = f"SELECT * FROM ({query.text}\n) ORDER BY {ordered}"  # noqa: S608
+        fields, tables = self._results.enter_context(
+            self._session.arrow(text, query.values, where=_WHERE)
+        )
+        schema = pa.schema(
+            [(name, arrow_type(field)) for name, field in zip(names, fields, strict=True)]
+        )
+        return pa.RecordBatchReader.from_batches(schema, _batches(tables, schema))
+
+    def close(self) -> None:
+        self._results.close()
+        self._session.close()
+
+    def __enter__(self) -> SnowflakeWarehouse:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def connect(connection: Connection) -> SnowflakeWarehouse:
+    return SnowflakeWarehouse(connection)
+
+
+def bound(sql: str, params: Mapping[str, dt.date]) -> Statement:
+    """The query with a `?` in the place of each `$name`; strings and comments stay as they are.
+
+    Raises PermanentError for a name that is not in `params`, for a `?` of the query's own, and for
+    more than one statement.
+    """
+    import sqlglot
+    from sqlglot.errors import SqlglotError
+
+    try:
+        tokens = sqlglot.tokenize(sql, read="snowflake")
+    except SqlglotError as error:
+        raise _refused(
+            f"the query cannot be read: {str(error).splitlines()[0]}", "close every string in it"
+        ) from None
+    kinds = [token.token_type.name for token in tokens]
+    while kinds and kinds[-1] == "SEMICOLON":
+        kinds.pop()
+    if "SEMICOLON" in kinds:
+        raise _refused("the query holds more than one statement", "keep one SELECT")
+    if "PLACEHOLDER" in kinds:
+        raise _refused("nothing is bound to '?' in the query", f"use only ${', $'.join(params)}")
+    pieces: list[str] = []
+    values: list[dt.date] = []
+    unknown: list[str] = []
+    position = 0
+    end = tokens[len(kinds) - 1].end + 1 if kinds else 0
+    for sign, name in itertools.pairwise(tokens):
+        adjacent = sign.end + 1 == name.start
+        if sign.token_type.name != "PARAMETER" or not (adjacent and name.text.isidentifier()):
+            continue
+        if name.text not in params:
+            unknown.append(name.text)
+            continue
+        pieces += [sql[position : sign.start], _MARKER]
+        values.append(params[name.text])
+        position = name.end + 1
+    if unknown:
+        raise _refused(
+            f"the query asks for ${', $'.join(sorted(set(unknown)))}",
+            f"use only ${', $'.join(params)}",
+        )
+    quoted = (token.text for token in tokens if token.token_type.name == "IDENTIFIER")
+    return Statement("".join(pieces) + sql[position:end], tuple(values), frozenset(quoted))
+
+
+def arriving_names(stored: Sequence[str], quoted: frozenset[str]) -> list[str]:
+    """The names of a query's columns as pipelines know them; see the module for the rule."""
+    names = [name.lower() if name.isupper() and name not in quoted else name for name in stored]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise _refused(
+            f"the query selects {', '.join(twice)} more than once", "give each column its own name"
+        )
+    return names
+
+
+def arrow_type(field: Field) -> pa.DataType:
+    """The one type of a column, whatever types its batches come in."""
+    import pyarrow as pa
+
+    if field.kind == "FIXED":
+        # An INTEGER of Snowflake's is NUMBER(38, 0): its values fit or reading them fails.
+        scale = field.scale or 0
+        return pa.decimal128(field.precision or 38, scale) if scale else pa.int64()
+    types = {
+        "REAL": pa.float64(),
+        "TEXT": pa.string(),
+        "VARIANT": pa.string(),  # of JSON, as OBJECT and ARRAY are
+        "OBJECT": pa.string(),
+        "ARRAY": pa.string(),
+        "BOOLEAN": pa.bool_(),
+        "BINARY": pa.binary(),
+        "DATE": pa.date32(),
+        "TIME": pa.time64("us"),
+        "TIMESTAMP_NTZ": pa.timestamp("us"),
+        "TIMESTAMP_LTZ": pa.timestamp("us", tz="UTC"),
+        "TIMESTAMP_TZ": pa.timestamp("us", tz="UTC"),
+    }
+    if field.kind not in types:
+        raise _refused(
+            f"the column {field.name} is a {field.kind}", f"cast {field.name} to a plain type"
+        )
+    return types[field.kind]
+
+
+def _stored_name(stored: Sequence[str], names: Sequence[str], key: str) -> str:
+    if key in names:
+        return stored[names.index(key)]
+    raise _refused(
+        f"the query does not select {[key]}, of the key",
+        f"add {[key]} to its SELECT list, which has {list(names)}",
+    )
+
+
+def _batches(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    for table in tables:
+        columns = []
+        for column, field in zip(table.columns, schema, strict=True):
+            try:
+                columns.append(column.cast(field.type))
+            except pa.ArrowInvalid as error:
+                raise _refused(
+                    f"the column {field.name} holds what is no {field.type}: {error}",
+                    f"cast {field.name} in the query: to FLOAT, NUMBER(38, 1) or VARCHAR",
+                ) from error
+        yield from pa.Table.from_arrays(columns, schema=schema).to_batches()
+
+
+def _refused(found: str, do: str) -> PermanentError:
+    return PermanentError(found, where=_WHERE, do=do)

@@ -1,0 +1,207 @@
+"""alarm: tell people that a run missed its deadline, and what it hangs on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+from zoneinfo import ZoneInfo
+
+from include.config import Notify
+from include.lateness import (
+    Hold,
+    Missed,
+    duration,
+    expected_at,
+    hold_of,
+    listed,
+    usual_seconds,
+)
+from include.notify import Message, lines, notify
+from include.partition import Partition, partition_for
+from include.pipeline import Pipeline, load_named, planned_pipeline
+from include.reports.assembly import readers_see
+from include.reports.message import local, told_of_readers
+from include.reports.model import Readers
+from include.reports.records import RunRecords, read_records
+from include.settings import settings
+from include.stores import open_store
+from include.workspace import Workspace
+
+log = logging.getLogger("daybreak")
+
+# A storage that does not answer may be why the run is late: the alarm goes out without its facts.
+PATIENCE_SECONDS = 60.0
+
+Fact = TypeVar("Fact")
+
+
+def alarm(missed: Missed, now: dt.datetime | None = None) -> str:
+    """Send the message of a missed deadline; one line on what came of it, for the orchestrator.
+
+    Nobody is alarmed where readers have what the run was to publish: by the run itself, whose
+    later steps are still going, or by another one since it was due to start. What cannot be read
+    is left out of the message and said in the log.
+    """
+    where, now = settings(), now or dt.datetime.now(dt.UTC)
+    workspace = Workspace(where.workspace, missed.pipeline)
+    records = _read("the run's records", lambda: read_records(workspace, missed.run_id))
+    run, pipeline = records.run if records else None, None
+    if run is not None:
+        pipeline = _read("the planned configuration", lambda: planned_pipeline(run))
+    if pipeline is None:
+        named = missed.pipeline
+        pipeline = _read("the pipeline's folder", lambda: load_named(where.pipelines, named))
+    partition = run.partition if run else _partition(pipeline, missed) if pipeline else None
+    readers = _read("the table", lambda: _readers(workspace, pipeline, partition))
+    if _published(missed, records, partition, readers):
+        return _said(missed, "the predictions are published: nobody is alarmed")
+    if "deadline" not in (pipeline.config.notify if pipeline else Notify()).on:
+        return _said(missed, "deadlines are not among the pipeline's notify.on")
+    if not where.notify:
+        return _said(missed, "DAYBREAK_NOTIFY names no service: nobody is alarmed")
+    hold = hold_of(missed, records) if records is not None else None
+    taken = _read("the runs before", lambda: usual_seconds(workspace)) or {}
+    message = message_of(missed, pipeline, partition, hold, taken, readers, now)
+    told = notify(
+        workspace,
+        missed.run_id,
+        "deadline",
+        message,
+        where.notify,
+        about=missed.due_at.isoformat(),
+    )
+    failed = f"; not by {'; '.join(told.failed)}" if told.failed else ""
+    return _said(missed, f"{told.title}: told by {listed(told.sent)}{failed}")
+
+
+def message_of(
+    missed: Missed,
+    pipeline: Pipeline | None,
+    partition: Partition | None,
+    hold: Hold | None,
+    taken: dict[str, list[float]],
+    readers: Readers | None,
+    now: dt.datetime,
+) -> Message:
+    """The message's text: what is late, what it hangs on, when it may come, what readers see."""
+    timezone = pipeline.config.schedule.timezone if pipeline else "UTC"
+    subject = f"{missed.pipeline} {partition or ''}".rstrip()
+    due = missed.due_at.astimezone(ZoneInfo(timezone))
+    do = "Open the run and see its log"
+    if hold is not None and hold.do:
+        do = f"{hold.do[0].upper()}{hold.do[1:]}"
+    facts = {
+        "What": f"the predictions are not published; they were due at "
+        f"{local(missed.due_at, timezone)}",
+        "Where": _where(missed, hold, timezone, now),
+        "Why": hold.found if hold else None,
+        "Expected": _expected(hold, taken, timezone, now),
+        "Readers": told_of_readers(readers, timezone),
+        "Do": f"{do}.",
+        "Run": missed.url or missed.run_id,
+        "Owner": pipeline.config.owner if pipeline else None,
+    }
+    title = f"{subject}: late, not published by {due:%H:%M}"
+    return Message(title=title, body=lines(facts), level="failure")
+
+
+def _where(missed: Missed, hold: Hold | None, timezone: str, now: dt.datetime) -> str:
+    if hold is None:
+        return f"the run is {missed.state}; its records could not be read"
+    since = ""
+    if hold.since is not None:
+        taken = duration(max(0.0, (now - hold.since).total_seconds()))
+        since = f" since {local(hold.since, timezone)} ({taken})"
+    said = {
+        "queued": "the run has not started",
+        "running": f"{hold.step} is running{since}",
+        "retrying": f"{hold.step} failed{since.replace(' since', ' at')} and is tried again",
+        "failed": f"{hold.step} failed{since.replace(' since', ' at')}, and the run with it",
+    }
+    done = f"; done: {listed(hold.done)}" if hold.done else ""
+    return said[hold.kind] + done
+
+
+def _expected(
+    hold: Hold | None, taken: dict[str, list[float]], timezone: str, now: dt.datetime
+) -> str | None:
+    """The expected finish, out of what the steps usually take."""
+    if hold is None or hold.kind == "failed":
+        return None
+    usual = sorted(taken.get(hold.step, ()))
+    if not usual:
+        return "no earlier run that published tells how long it takes"
+    middle = usual[len(usual) // 2]
+    steps = f"{hold.step} takes {duration(middle)} in the median of {len(usual)} earlier runs"
+    finish = expected_at(hold, taken, now)
+    if finish is None:
+        return f"unknown: {steps}, and has taken longer"
+    return f"published at about {local(finish, timezone)}; {steps}"
+
+
+def _published(
+    missed: Missed,
+    records: RunRecords | None,
+    partition: Partition | None,
+    readers: Readers | None,
+) -> bool:
+    if records is not None and records.published is not None:
+        return True
+    return (
+        readers is not None
+        and partition is not None
+        and readers.as_of == partition.as_of
+        and readers.committed_at >= missed.at
+    )
+
+
+def _partition(pipeline: Pipeline, missed: Missed) -> Partition:
+    rule = pipeline.config.partition
+    return partition_for(rule.grain, rule.lag, pipeline.config.schedule.timezone, at=missed.at)
+
+
+def _readers(
+    workspace: Workspace, pipeline: Pipeline | None, partition: Partition | None
+) -> Readers | None:
+    if pipeline is None:
+        return None
+    store = open_store(pipeline.config.predictions, workspace.predictions())
+    found = readers_see(store, partition.as_of if partition else None)
+    if found is None:
+        return None
+    return Readers(
+        as_of=found.as_of,
+        version=found.version,
+        rows=found.rows,
+        committed_at=found.committed_at,
+    )
+
+
+def _read(what: str, read: Callable[[], Fact]) -> Fact | None:
+    """What `read` returns; None, said in the log, where it raised or took too long."""
+    found: list[Fact] = []
+    errors: list[Exception] = []
+
+    def body() -> None:
+        try:
+            found.append(read())
+        except Exception as error:  # noqa: BLE001 - an alarm with fewer facts is better than none
+            errors.append(error)
+
+    # A daemon, so that a storage which never answers does not keep the process alive.
+    reader = threading.Thread(target=body, daemon=True)
+    reader.start()
+    reader.join(PATIENCE_SECONDS)
+    if errors:
+        log.warning("the alarm goes without %s: %s", what, errors[0])
+    elif reader.is_alive():
+        log.warning("the alarm goes without %s: no answer in %g s", what, PATIENCE_SECONDS)
+    return found[0] if found else None
+
+
+def _said(missed: Missed, line: str) -> str:
+    log.info("%s, due at %s: %s", missed.pipeline, missed.due_at.isoformat(), line)
+    return line
