@@ -10,12 +10,12 @@ from typing import Any
 
 from airflow.sdk import (
     Asset,
-    AssetAlias,
     AssetAll,
     AssetOrTimeSchedule,
     Context,
     CronTriggerTimetable,
 )
+from airflow.sdk.exceptions import AirflowSkipException
 
 from include.config import Schedule
 from include.run import Published, Run
@@ -25,22 +25,20 @@ def table_of(pipeline: str) -> Asset:
     return Asset(f"daybreak/{pipeline}")
 
 
-def new_versions_of(pipeline: str) -> AssetAlias:
-    """The outlet of the task that publishes.
-
-    The asset itself would be updated by every success, also of a run that changed nothing; an
-    alias is where Airflow lets a task decide.
-    """
-    return AssetAlias(f"daybreak/{pipeline}/new-versions")
-
-
 def announce(context: Context, run: Run, published: Published) -> None:
-    """Update the table's asset, with what the version is, if the table moved for this run."""
+    """Update the table's asset, with what the version is; skip where the run changed nothing.
+
+    A task of its own, since every success of a task updates its outlets. An alias would let the
+    publishing task decide, but the first updates of an asset through one fail each other where two
+    runs publish at the same moment, and Airflow then fails a task whose work is done.
+    """
     from include.new_versions import is_new, news_of
 
-    if is_new(run, published):
-        events = context["outlet_events"][new_versions_of(run.pipeline)]
-        events.add(table_of(run.pipeline), extra=dict(news_of(run, published)))
+    if not is_new(run, published):
+        raise AirflowSkipException(
+            f"readers had version {published.version} of {run.partition} before: no news"
+        )
+    context["outlet_events"][table_of(run.pipeline)].extra = dict(news_of(run, published))
 
 
 def schedule_of(schedule: Schedule) -> Any:

@@ -24,14 +24,15 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowFailException, AirflowTimetableInvalid
 
+from dags import assets
 from dags.airflow_run import connection_of, own_run_id, request_of
-from dags.assets import announce, new_versions_of, schedule_of, table_of
+from dags.assets import schedule_of, table_of
 from dags.deadline import deadline_of
 from include.connections import use_connections_of
 from include.errors import BadConfig, DaybreakError, PermanentError
 from include.pipeline import CONFIG, Pipeline, load_pipeline, pipeline_folders
 from include.pipeline_page import page
-from include.run import GateResult, Report, Run, Scored, Snapshot, Value
+from include.run import GateResult, Published, Report, Run, Scored, Snapshot, Value
 from include.settings import settings
 from include.workspace import Workspace
 
@@ -129,15 +130,20 @@ def score(run: Any, snapshot: Any, gated: Any) -> Value:
 def publish(run: Any, snapshot: Any, gated: Any, scored: Any) -> Value:
     from tasks.publish import publish
 
-    planned = Run.model_validate(run)
-    published = publish(
-        planned,
+    return publish(
+        Run.model_validate(run),
         Snapshot.model_validate(snapshot),
         GateResult.model_validate(gated),
         Scored.model_validate(scored),
     )
-    announce(get_current_context(), planned, published)
-    return published
+
+
+@step(minutes=15)
+def announce(run: Any, published: Any) -> None:
+    """Tells the pipelines that wait for this table; skipped where readers have nothing new."""
+    assets.announce(
+        get_current_context(), Run.model_validate(run), Published.model_validate(published)
+    )
 
 
 @step(minutes=60)
@@ -162,7 +168,7 @@ def report(pipeline: str) -> Value:
 
 @step(minutes=5, trigger_rule=TriggerRule.ALL_DONE, retries=0)
 def verdict(reported: Any) -> None:
-    """The only leaf: the report is green after a failed run, and the state of a run is its leaves'.
+    """The leaf that judges: the report is green after a failed run, and a run is as its leaves are.
 
     Red whenever the table was not published, and where it was but drift could not be measured.
     """
@@ -205,9 +211,10 @@ def build(pipeline: Pipeline) -> DAG:
         snapshot = extract(run)
         gated = gate(run, snapshot)
         scored = score(run, snapshot, gated)
-        tell, read = [new_versions_of(pipeline.name)], [table_of(pipeline.name)]
-        published = publish.override(outlets=tell)(run, snapshot, gated, scored)
-        drifted = drift.override(inlets=read)(run, snapshot, gated, scored)
+        table = [table_of(pipeline.name)]
+        published = publish(run, snapshot, gated, scored)
+        announce.override(outlets=table)(run, published)
+        drifted = drift.override(inlets=table)(run, snapshot, gated, scored)
         reported = report(pipeline.name)
         published >> drifted >> reported
         verdict(reported)

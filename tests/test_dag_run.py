@@ -144,7 +144,7 @@ def runs(built_world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_a_run_publishes_a_complete_version_and_is_green(runs: dict[str, DagRun]) -> None:
     run = runs["good"]
     assert run.state == "success"
-    assert run.states == dict.fromkeys((*STEPS, "verdict"), "success")
+    assert run.states == dict.fromkeys((*STEPS, "announce", "verdict"), "success")
     table = open_store(
         load_pipeline(run.world.folder).config.predictions, run.workspace.predictions()
     )
@@ -158,6 +158,7 @@ def test_the_same_date_again_is_green_and_changes_nothing(runs: dict[str, DagRun
     run = runs["again"]
     assert run.state == "success"
     assert run.report["state"] == "unchanged"
+    assert run.states["announce"] == "skipped"  # nobody is started by what readers had before
     table = open_store(
         load_pipeline(run.world.folder).config.predictions, run.workspace.predictions()
     )
@@ -194,6 +195,7 @@ def test_a_failing_gate_is_red_at_once_with_a_report(runs: dict[str, DagRun]) ->
         "gate": "failed",
         "score": "upstream_failed",
         "publish": "upstream_failed",
+        "announce": "upstream_failed",
         "drift": "upstream_failed",
         "report": "success",
         "verdict": "failed",

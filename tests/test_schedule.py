@@ -86,13 +86,14 @@ def test_a_cron_that_airflow_refuses_is_an_error_beside_assets_too(dags: dict[st
     assert "99 2 * * *" in dags["bad_cron__config_error"]["doc_md"]
 
 
-def test_the_table_is_read_by_drift_and_its_versions_are_told_by_publish(
+def test_the_table_is_read_by_drift_and_its_versions_are_told_by_announce(
     dags: dict[str, Any],
 ) -> None:
     tasks = dags["churn"]["tasks"]
     assert tasks["drift"]["inlets"] == ["daybreak/churn"]
-    assert tasks["publish"]["outlets"] == ["daybreak/churn/new-versions"]
-    others = [task for name, task in tasks.items() if name not in ("publish", "drift")]
+    assert tasks["announce"]["outlets"] == ["daybreak/churn"]
+    assert tasks["announce"]["upstream"] == ["plan", "publish"]
+    others = [task for name, task in tasks.items() if name not in ("announce", "drift")]
     assert not any(task["inlets"] or task["outlets"] for task in others)
 
 
