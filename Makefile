@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo airflow test test-all lint types unit format lock clean
+.PHONY: help java install install-dev demo airflow test test-all lint types unit format lock clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,9 +34,16 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	@$(UV) pip install --quiet --compile-bytecode -r requirements-dev.txt
 	@touch $@
 
-install: $(VENV)/.installed ## .venv with the locked packages and the daybreak command
+# Java is the system's: root on Debian and its kin gets it here, anybody else is told how.
+java:
+	@command -v java >/dev/null || test -x "$$JAVA_HOME/bin/java" || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && \
+	  apt-get -qq install --yes --no-install-recommends openjdk-17-jre-headless; } || \
+	echo "No Java: pipelines on Spark need one (sudo apt-get install openjdk-17-jre-headless)"
 
-install-dev: $(VENV)/.installed-dev ## the same, with what the tests need
+install: $(VENV)/.installed java ## .venv with the locked packages and the daybreak command
+
+install-dev: $(VENV)/.installed-dev java ## the same, with what the tests need
 
 demo: install ## real data, trained models, one night's run, its report
 	@daybreak demo
@@ -65,7 +72,7 @@ format: install-dev ## rewrite the code in the project's format
 	@ruff format .
 
 lock: $(UV) ## compile the .in files into their locks
-	@for name in requirements requirements-dev; do \
+	@for name in requirements requirements-dev requirements-scoring; do \
 	  $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header \
 	    --upgrade $$name.in --output-file $$name.txt; done
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
+from urllib.parse import quote
 
+from airflow.configuration import conf
 from airflow.sdk import Connection as AirflowConnection
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from include.config_errors import nearest
 from include.connections import Connection
 from include.errors import BadConfig
 from include.run import Invocation, Request
@@ -26,10 +29,11 @@ def request_of(pipeline: str, context: Context, known: Collection[str]) -> Reque
     if unknown:
         raise BadConfig(
             f"unknown parameter {', '.join(map(repr, unknown))}",
-            do=f"pass only {' and '.join(known)}",
+            do=nearest(unknown[0], known, "parameters"),
             pipeline=pipeline,
         )
     date = params["partition_date"] or None
+    asked = {name: params.get(name) or None for name in ("model_version", "model_alias", "engine")}
     if date and dag_run.run_type == "backfill":
         raise BadConfig(
             f"partition_date is {date!r} in a backfill: each of its runs would score that date",
@@ -46,8 +50,17 @@ def request_of(pipeline: str, context: Context, known: Collection[str]) -> Reque
         partition_date=dt.date.fromisoformat(date) if date else None,
         # A run that was triggered without a logical date has only the time that it may start at.
         at=dag_run.logical_date or dag_run.run_after,
-        model_version=params["model_version"] or None,
+        rescore=params.get("rescore") or "all",
+        dry_run=bool(params.get("dry_run")),
+        **asked,
     )
+
+
+def report_page(dag_id: str, run_id: str) -> str:
+    """The address of a run's report inside Airflow; see plugins/daybreak_reports.py."""
+    names = (quote(name, safe="") for name in (dag_id, run_id))
+    base = conf.get("api", "base_url", fallback="") or ""
+    return "/".join((base.rstrip("/"), "daybreak", *names, "report.html"))
 
 
 def own_run_id(context: Context) -> str:

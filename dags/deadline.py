@@ -84,9 +84,12 @@ def deadline_of(schedule: Schedule) -> DeadlineAlert | None:
 
 async def missed(context: dict[str, Any]) -> str:
     """Called by Airflow once a deadline passed before its run succeeded."""
+    from dags.airflow_run import connection_of
+    from include.connections import use_connections_of
     from include.lateness import Missed
     from tasks.alarm import alarm
 
+    use_connections_of(connection_of)
     run = context["dag_run"]
     late = Missed.model_validate(
         {

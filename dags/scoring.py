@@ -6,35 +6,45 @@ Wiring only: every task calls the function of its name in tasks/, with values in
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import hashlib
+import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pendulum
 from airflow.sdk import (
     DAG,
-    Param,
+    TaskGroup,
     TriggerRule,
     get_current_context,
     get_parsing_context,
     task,
 )
-from airflow.sdk.exceptions import AirflowFailException, AirflowTimetableInvalid
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTimetableInvalid,
+)
 
 from dags import assets
-from dags.airflow_run import connection_of, own_run_id, request_of
+from dags.airflow_run import own_run_id, request_of
+from dags.approval import answer_of, ask_for_approval
 from dags.assets import schedule_of, table_of
 from dags.deadline import deadline_of
-from include.connections import use_connections_of
+from dags.links import ModelLink, ReportLink, TableLink, linked
+from dags.params import NAMES, params_of
+from dags.pools import TAG
+from dags.step import step
+from include.engine_config import KubernetesEngine, SparkEngine
 from include.errors import BadConfig, DaybreakError, PermanentError
 from include.pipeline import CONFIG, Pipeline, load_pipeline, pipeline_folders
 from include.pipeline_page import page
-from include.run import GateResult, Published, Report, Run, Scored, Snapshot, Value
+from include.run import GateResult, Report, Run, Scored, Snapshot, Value
 from include.settings import settings
 from include.workspace import Workspace
+
+log = logging.getLogger("daybreak")
 
 CONFIG_ERROR = "config_error"
 
@@ -46,65 +56,39 @@ RETRIES = {
     "max_retry_delay": dt.timedelta(minutes=10),
 }
 
-PARAMS = {
-    "partition_date": Param(
-        None,
-        type=["null", "string"],
-        format="date",
-        title="Partition date",
-        description="Any day of the partition to score. Blank: the date of the run in the "
-        "pipeline's time zone, less its lag.",
-    ),
-    "model_version": Param(
-        None,
-        type=["null", "string"],
-        title="Model version",
-        description="A registered version, such as 3. Blank: the version behind the pipeline's "
-        "alias.",
-    ),
-}
-
-
-def step(minutes: int, **task_args: Any) -> Callable[[Callable[..., Value | None]], Any]:
-    """A task that runs a step for at most `minutes` and returns its value as JSON.
-
-    A PermanentError fails the task at once; anything else is retried.
-    """
-
-    def decorate(function: Callable[..., Value | None]) -> Any:
-        @functools.wraps(function)
-        def body(*args: Any) -> dict[str, Any] | None:
-            use_connections_of(connection_of)
-            try:
-                value = function(*args)
-            except PermanentError as error:
-                raise AirflowFailException(str(error)) from None
-            return None if value is None else value.model_dump(mode="json")
-
-        return task(execution_timeout=dt.timedelta(minutes=minutes), **task_args)(body)
-
-    return decorate
-
 
 @step(minutes=15)
 def plan(pipeline: str) -> Value:
     from tasks.plan import plan
+    from tasks.preview import preview
     from tasks.step import recorded
 
     context = get_current_context()
     try:
-        request = request_of(pipeline, context, PARAMS)
-    except PermanentError as error:
+        request = request_of(pipeline, context, NAMES)
+        if request.asks_first:
+            found = preview(request)
+            log.info("%s", found)
+            if found.ends_here:
+                return found
+    except DaybreakError as error:
         # Recorded as the plan's failure, so that the report can say it too.
         with recorded("plan", Workspace(settings().workspace, pipeline), own_run_id(context)):
             raise error
     return plan(request)
 
 
+def require_planned(run: Any) -> None:
+    """Skip where plan found nothing to do, or was asked only to look."""
+    if run is not None and "ends_here" in run:
+        raise AirflowSkipException(run["says"])
+
+
 @step(minutes=120)
 def extract(run: Any) -> Value:
     from tasks.extract import extract
 
+    require_planned(run)
     return extract(Run.model_validate(run))
 
 
@@ -128,28 +112,55 @@ def score(run: Any, snapshot: Any, gated: Any) -> Value:
 
 @step(minutes=60)
 def publish(run: Any, snapshot: Any, gated: Any, scored: Any) -> Value:
+    """Skipped where the audit holds the version: then the group `approval` asks a person."""
+    from include.audit import HeldForApproval
     from tasks.publish import publish
 
-    return publish(
-        Run.model_validate(run),
-        Snapshot.model_validate(snapshot),
-        GateResult.model_validate(gated),
-        Scored.model_validate(scored),
-    )
-
-
-@step(minutes=15)
-def announce(run: Any, published: Any) -> None:
-    """Tells the pipelines that wait for this table; skipped where readers have nothing new."""
-    assets.announce(
-        get_current_context(), Run.model_validate(run), Published.model_validate(published)
-    )
+    try:
+        return publish(
+            Run.model_validate(run),
+            Snapshot.model_validate(snapshot),
+            GateResult.model_validate(gated),
+            Scored.model_validate(scored),
+        )
+    except HeldForApproval as error:
+        raise AirflowSkipException(str(error)) from None
 
 
 @step(minutes=60)
+def publish_approved(run: Any, asked: Any) -> Value:
+    """Publishes the version that a person approved; fails where it was rejected."""
+    from tasks.approval import settle
+
+    version, given = answer_of(asked)
+    now = given.at if given is not None else dt.datetime.now(dt.UTC)
+    return settle(Run.model_validate(run), version, given, now)
+
+
+@step(minutes=15, trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
+def announce(run: Any) -> None:
+    """Tells the pipelines that wait for this table; skipped where readers have nothing new."""
+    from include.reports.records import read_records
+
+    require_planned(run)
+    planned = Run.model_validate(run)
+    # Not from another task: which of the two published is in the run's records, and Airflow logs an
+    # error for a value that a skipped task did not leave.
+    records = read_records(Workspace(planned.workspace, planned.pipeline), planned.run_id)
+    if records.published is None:
+        raise PermanentError(
+            "the run's records do not say what was published",
+            do="clear the task publish",
+            pipeline=planned.pipeline,
+        )
+    assets.announce(get_current_context(), planned, records.published)
+
+
+@step(minutes=60, trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
 def drift(run: Any, snapshot: Any, gated: Any, scored: Any) -> Value:
     from tasks.drift import drift
 
+    require_planned(run)
     return drift(
         Run.model_validate(run),
         Snapshot.model_validate(snapshot),
@@ -163,7 +174,9 @@ def report(pipeline: str) -> Value:
     """Works from the run's records alone, so that it runs whatever failed before it."""
     from tasks.report import report
 
-    return report(pipeline, own_run_id(get_current_context()))
+    context = get_current_context()
+    require_planned(context["ti"].xcom_pull(task_ids="plan"))
+    return report(pipeline, own_run_id(context))
 
 
 @step(minutes=5, trigger_rule=TriggerRule.ALL_DONE, retries=0)
@@ -174,6 +187,7 @@ def verdict(reported: Any) -> None:
     """
     from tasks.report import require_published
 
+    require_planned(get_current_context()["ti"].xcom_pull(task_ids="plan"))
     if reported is None:
         raise PermanentError(
             "there is no report, so nothing says whether the table was published",
@@ -200,23 +214,46 @@ def build(pipeline: Pipeline) -> DAG:
         catchup=False,
         max_active_runs=1,
         default_args={"owner": config.owner, **RETRIES},
-        params=PARAMS,
+        params=params_of(pipeline),
         # The tag makes a change of any key show as a new version of the DAG; its digits are the
         # first of the name under configs/ in the workspace.
-        tags=[*config.tags, f"config:{hashlib.sha256(content).hexdigest()[:8]}"],
+        tags=[TAG, *config.tags, f"config:{hashlib.sha256(content).hexdigest()[:8]}"],
         doc_md=page(pipeline),
         auto_register=False,
     ) as dag:
         run = plan(pipeline.name)
         snapshot = extract(run)
         gated = gate(run, snapshot)
-        scored = score(run, snapshot, gated)
+        if isinstance(config.engine, KubernetesEngine):
+            # Imported here: Airflow's part of it takes a second, and most pipelines need none.
+            from dags.pods import score_on_pods
+
+            scored = score_on_pods(config.engine, run, snapshot, gated)
+        elif isinstance(config.engine, SparkEngine) and config.engine.launched_by != "task":
+            from dags.spark import score_on_spark
+
+            scored = score_on_spark(config.engine, run, snapshot, gated)
+        else:
+            scored = score(run, snapshot, gated)
         table = [table_of(pipeline.name)]
         published = publish(run, snapshot, gated, scored)
-        announce.override(outlets=table)(run, published)
+        with TaskGroup("approval", tooltip="Only where the audit holds the version for a person"):
+            # All skipped: publish was, because it holds the version.
+            asked = ask_for_approval(task_id="ask", trigger_rule=TriggerRule.ALL_SKIPPED)
+            approved = publish_approved(run, asked.output)
+        published >> asked
+        announced = announce.override(outlets=table)(run)
         drifted = drift.override(inlets=table)(run, snapshot, gated, scored)
         reported = report(pipeline.name)
-        published >> drifted >> reported
+        [published, approved] >> announced
+        [published, approved] >> drifted >> reported
+        linked(run, [ModelLink()])
+        linked(published, [TableLink()])
+        linked(approved, [TableLink()])
+        linked(reported, [ReportLink()])
+        for name, minutes in schedule.step_minutes.items():
+            if name in dag.task_dict:
+                dag.task_dict[name].execution_timeout = dt.timedelta(minutes=minutes)
         verdict(reported)
     try:
         dag.validate()  # type: ignore[no-untyped-call]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from include.errors import BadConfig
 from include.partition import Partition, partition_for, partitions_between
-from include.partition_states import PartitionState, partition_states
+from include.partition_states import PartitionState, partition_states, to_run
 from include.past_runs import Usual, past_runs, usual
 from include.pipeline import Pipeline, load_named
-from include.run import Value
+from include.run import Rescore, Value
 from include.settings import settings
 from include.stores import open_store
 from include.workspace import Workspace
@@ -22,8 +22,8 @@ from include.workspace import Workspace
 if TYPE_CHECKING:
     from include.models.registry import RegisteredModel
 
-Only = Literal["missing", "stale", "all"]
-Via = Literal["local", "airflow"]
+Only = Rescore
+Via = Literal["local", "airflow", "prefect"]
 
 OK, FAILED, HELD, INTERRUPTED = 0, 1, 3, 130  # 2 is bad usage: nothing was run
 
@@ -190,17 +190,7 @@ def partitions_of(
 
 
 def _planned(state: PartitionState, only: Only) -> Planned:
-    runs = (
-        only == "all"
-        or state.version is None
-        or (only == "stale" and state.state in ("stale", "held"))
-    )
-    why = "; ".join(state.reasons)
-    if state.state == "published":
-        why = f"has version {state.version}" + (f"; {state.note}" if state.note else "")
-    elif state.state == "stale" and not runs:
-        why = f"has version {state.version}"
-    return Planned(state, runs, why)
+    return Planned(state, *to_run(state, only))
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,10 @@ from zoneinfo import ZoneInfo
 
 from daybreak.airflow_api import RUNNING, AirflowApi, DagRun
 from daybreak.backfill import Backfill, Board, PartitionResult, Results
-from daybreak.summary import load_report
-from include import storage
+from daybreak.backfill_runs import EndedRun, result_of_run, step_under_way
 from include.config import PipelineConfig
 from include.errors import PermanentError
 from include.partition import Partition, partition_for
-from include.reports.records import STEPS
-from include.run import Report, StepRecord
 from include.workspace import Workspace, run_id_of
 
 if TYPE_CHECKING:
@@ -147,7 +144,8 @@ def _follow(
                 results.found.append(result)
                 board.finished(result)
             elif run is not None and run.state == "running":
-                board.running(partition.as_of, _doing(workspace, run))
+                step = step_under_way(workspace, run_id_of("airflow", run.id), run.started_at)
+                board.running(partition.as_of, step or "verdict")
         if not waiting:
             return
         state = api.backfill(backfill_id)
@@ -170,57 +168,15 @@ def _follow(
 
 
 def result_of(workspace: Workspace, as_of: dt.date, run: DagRun) -> PartitionResult:
-    """What a finished run came to: by its report, where this machine can read it.
-
-    Where it cannot, as where Airflow has another workspace, Airflow's state of the run is all.
-    """
-    run_id, seconds = run_id_of("airflow", run.id), run.seconds
-    green = run.state == "success"
-    record = _record(workspace, run_id, "report")
-    # A report of an earlier attempt of the same run says nothing about this one.
-    current = record is not None and (run.started_at is None or record.started_at >= run.started_at)
-    if record is None or record.result is None or not current:
-        return PartitionResult(
-            as_of=as_of,
-            state="published" if green else "failed",
-            seconds=seconds,
-            error=None if green else f"run {run.id} is {run.state}: see its log in Airflow",
-            run_id=run_id,
-        )
-    report = Report.model_validate(record.result)
-    content = load_report(report)
-    problem = content.problem or next(iter(content.others), None)
-    error = f"{problem.step}: {problem.found}" if problem else None
-    if not green and error is None:
-        error = f"run {run.id} is {run.state}: see its log in Airflow"
-    return PartitionResult(
-        as_of=as_of,
-        state=content.state,
-        version=content.lineage.version,
-        rows=content.counts.published,
-        drift=content.drift.verdict if content.drift else None,
-        seconds=seconds,
-        error=None if green else error,
-        run_id=run_id,
-        report=report.html,
+    """What a finished run came to: by its report, where this machine can read it."""
+    ended = EndedRun(
+        run_id=run_id_of("airflow", run.id),
+        green=run.state == "success",
+        said=f"run {run.id} is {run.state}: see its log in Airflow",
+        started_at=run.started_at,
+        seconds=run.seconds,
     )
-
-
-def _doing(workspace: Workspace, run: DagRun) -> str:
-    """The step that the run is at: the first without a record of its own."""
-    run_id = run_id_of("airflow", run.id)
-    for step in (*STEPS, "report"):
-        record = _record(workspace, run_id, step)
-        if record is None or (run.started_at and record.started_at < run.started_at):
-            return step
-    return "verdict"
-
-
-def _record(workspace: Workspace, run_id: str, step: str) -> StepRecord | None:
-    try:
-        return StepRecord.model_validate_json(storage.read(workspace.step(run_id, step)))
-    except FileNotFoundError:
-        return None
+    return result_of_run(workspace, as_of, ended)
 
 
 def _ranges(ticks: list[dt.datetime], chosen: dict[dt.datetime, Partition]) -> Iterator[Range]:

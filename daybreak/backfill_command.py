@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from daybreak.backfill_airflow import AirflowPlan
+    from daybreak.backfill_prefect import PrefectPlan
 
 
 def backfill_command(
@@ -44,6 +45,7 @@ def backfill_command(
     """
     silence_telemetry()
     airflow: AirflowPlan | None = None
+    prefect: PrefectPlan | None = None
     with err.status("Looking at what there is …"):
         backfill = plan_backfill(name, first, last, only, now)
         if via == "airflow":
@@ -53,6 +55,12 @@ def backfill_command(
             api = AirflowApi(settings().airflow)
             airflow = plan_airflow(backfill, api, now)
             backfill = airflow.backfill
+        elif via == "prefect":
+            from daybreak.backfill_prefect import plan_prefect
+            from daybreak.prefect_api import PrefectApi
+
+            server = PrefectApi(settings().prefect)
+            prefect = plan_prefect(backfill, server, now)
     if dry_run:
         if out is not None:
             print_plan(out, backfill, parallel)
@@ -65,6 +73,10 @@ def backfill_command(
                 from daybreak.backfill_airflow import run_airflow
 
                 run_airflow(airflow, api, parallel, board, results)
+            elif prefect is not None:
+                from daybreak.backfill_prefect import run_prefect
+
+                run_prefect(prefect, server, parallel, board, results)
             else:
                 from daybreak.backfill_local import run_local
 

@@ -35,6 +35,7 @@ HEALTH_PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 START_SECONDS = 180
 STOP_SECONDS = 15
 LOGIN = "admin"
+BACKFILL_POOL = "daybreak_backfill"
 
 Progress = Callable[[str], None]
 
@@ -82,7 +83,7 @@ class LocalAirflow:
             self.environment = self._environment(url)
             self.progress("migrating Airflow's database")
             self.command("db", "migrate")
-            pools = _pools(settings().connections_file)
+            pools = pools_of(settings().connections_file)
             if pools:
                 file = self.home / "pools.json"
                 file.write_text(json.dumps(pools), "utf-8")
@@ -260,9 +261,14 @@ class LocalAirflow:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
             # A step is over in seconds here; the default of one second between two looks is felt.
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+            # A busy machine answers a task later than the default of five seconds, which fails it.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
         }
+        # The same pool as in airflow_settings.yaml, unless the environment names another.
+        if BACKFILL_POOL in pools_of(settings().connections_file):
+            environment.setdefault("DAYBREAK_BACKFILL_POOL", BACKFILL_POOL)
         return environment | dict(self.overrides)
 
 
@@ -298,7 +304,7 @@ def _secrets(home: Path) -> dict[str, str]:
     return content
 
 
-def _pools(settings_file: Path) -> dict[str, dict[str, object]]:
+def pools_of(settings_file: Path) -> dict[str, dict[str, object]]:
     """The pools of airflow_settings.yaml, in the form that `airflow pools import` reads."""
     import yaml
 

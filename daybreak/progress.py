@@ -8,12 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from daybreak.run import STEPS
 from include.errors import DaybreakError, TransientError
+from include.pace import Pace
 from include.run import DriftResult, GateResult, Published, Report, Run, Scored, Snapshot, Value
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class LiveProgress(Progress):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._rows: dict[str, RenderableType] = {}
-        self._running: tuple[str, float, str] | None = None
+        self._running: tuple[str, float, RenderableType] | None = None
         self._over = False
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(
@@ -93,6 +95,10 @@ class LiveProgress(Progress):
         if self._running:
             self._running = (step, self._running[1], f"retry {attempt} in {seconds:g} s")
 
+    def progressed(self, pace: Pace) -> None:
+        if self._running:
+            self._running = (self._running[0], self._running[1], _bar(pace))
+
     def _line(self, state: str, step: str, seconds: float, text: str) -> None:
         mark, style = self.marks[state], "green" if state == "done" else "bold red"
         self._rows[step] = _row(Text(mark, style=style), step, f"{seconds:.1f} s", text)
@@ -112,13 +118,25 @@ class LiveProgress(Progress):
         return board
 
 
-def _row(mark: RenderableType, step: str, seconds: str, text: str, style: str = "") -> Table:
+def _bar(pace: Pace) -> Table:
+    """How far the parts are, how fast, and when the last one is expected."""
+    words = f"{pace.parts_done:,} of {counted(pace.parts, 'part')}"
+    if pace.seconds_left is not None:
+        words += f", {pace.rows_per_second:,.0f} rows/s, {pace.seconds_left:,.0f} s left"
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(ProgressBar(max(pace.rows, 1), pace.rows_done, width=20), Text(words))
+    return bar
+
+
+def _row(
+    mark: RenderableType, step: str, seconds: str, text: RenderableType, style: str = ""
+) -> Table:
     row = Table.grid(padding=(0, 1))
     row.add_column(width=2, justify="right")
     row.add_column(width=7, style=style)
     row.add_column(width=8, justify="right", style="dim")
     row.add_column()
-    row.add_row(mark, step, seconds, Text(text))
+    row.add_row(mark, step, seconds, Text(text) if isinstance(text, str) else text)
     return row
 
 
@@ -146,7 +164,9 @@ def told(result: Value) -> str:
     if isinstance(result, Scored):
         same = ", all of it scored before" if result.reused_parts == result.parts else ""
         some = f", {counted(result.reused_parts, 'part')} scored before"
-        return f"{counted(result.scored, 'row')}" + (same or (some if result.reused_parts else ""))
+        poison = f"; the model failed on {counted(result.failed, 'row')}" if result.failed else ""
+        before = same or (some if result.reused_parts else "")
+        return f"{counted(result.scored, 'row')}{before}{poison}"
     if isinstance(result, Published):
         replaced = f", replaces {result.replaced}" if result.replaced else ""
         note = f"; {result.note}" if result.note else ""

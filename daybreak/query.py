@@ -83,6 +83,10 @@ def inspect_query(sql: str, dialect: str, file: str) -> Query:
     if writing is not None and not isinstance(writing, exp.Query):
         found = f"the query writes to the warehouse: it holds {writing.key.upper()}"
         return Query(None, used, (problem(found, 1, "write exactly one SELECT"),))
+    if dialect == "snowflake":  # include/warehouses/snowflake.py says why
+        for identifier in tree.find_all(exp.Identifier):
+            if not identifier.quoted:
+                identifier.set("this", identifier.this.lower())
     columns = _columns(tree, {})
     return Query(columns, used, tuple(problem(*wrong) for wrong in _twice(columns)))
 

@@ -8,9 +8,10 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from include.errors import TransientError
+from include.pace import Pace
 from include.run import Invocation, Report, Request, Value
 from include.workspace import run_id_of
 
@@ -31,6 +32,13 @@ class Watcher(Protocol):
     def failed(self, step: str, seconds: float, error: Exception) -> None: ...
 
 
+@runtime_checkable
+class ProgressWatcher(Watcher, Protocol):
+    """Is also told how far the parts are, as each of them is finished."""
+
+    def progressed(self, pace: Pace) -> None: ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended. `error` is what the step `failed_step` raised, None where all went well.
@@ -49,8 +57,12 @@ def new_request(
     now: dt.datetime,
     partition_date: dt.date | None = None,
     model_version: str | None = None,
+    **asked: Any,
 ) -> Request:
-    """A request of the command line; its id sorts by time and no two are equal."""
+    """A request of the command line; its id sorts by time and no two are equal.
+
+    `asked` are further fields of it.
+    """
     own_id = f"{now.astimezone(dt.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     return Request(
         pipeline=pipeline,
@@ -58,6 +70,7 @@ def new_request(
         partition_date=partition_date,
         at=now,
         model_version=model_version,
+        **asked,
     )
 
 
@@ -76,7 +89,8 @@ def run_steps(
         run = running.step("plan", request)
         snapshot = running.step("extract", run)
         gate = running.step("gate", run, snapshot)
-        scored = running.step("score", run, snapshot, gate)
+        watch = watcher.progressed if isinstance(watcher, ProgressWatcher) else None
+        scored = running.step("score", run, snapshot, gate, watch)
         running.step("publish", run, snapshot, gate, scored)
         running.step("drift", run, snapshot, gate, scored)
     except Exception as error:  # noqa: BLE001 - the report says what became of the run

@@ -60,7 +60,8 @@ def summary_table(content: RunReport) -> RenderableType:
         table.add_row(
             "rows",
             f"{counts.rows_in:,} in, {_count(counts.scored)} scored, "
-            f"{_count(counts.quarantined)} quarantined",
+            f"{_count(counts.quarantined)} quarantined"
+            + (f" ({counts.failed:,} because the model failed on them)" if counts.failed else ""),
         )
     if gate is not None:
         failed = sum(not check.passed for check in gate.checks)
@@ -97,6 +98,7 @@ def summary_json(content: RunReport, report: Report, exit_code: int) -> dict[str
             "in": content.counts.rows_in,
             "scored": content.counts.scored,
             "quarantined": content.counts.quarantined,
+            "failed": content.counts.failed,
             "published": content.counts.published,
         },
         "gate": None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from include.approvals import Standing, standings
 from include.partition import Partition
 from include.pipeline import Pipeline, load_named
 from include.settings import settings
@@ -23,19 +25,26 @@ class PredictionTable:
     pipeline: Pipeline
     uri: str
     store: Store
+    workspace: Workspace
 
     def as_of(self, day: dt.date) -> dt.date:
         """The date that names the partition of `day`."""
         return Partition.containing(day, self.pipeline.config.partition.grain).as_of
+
+    def asked(self, as_of: dt.date) -> list[Standing]:
+        """The versions of a partition that a person was asked about."""
+        return standings(self.workspace, as_of)
 
 
 def table_of(name: str) -> PredictionTable:
     """The prediction table of the pipeline `name`; raises BadConfig for an unknown one."""
     where = settings()
     pipeline = load_named(where.pipelines, name)
-    uri = Workspace(where.workspace, name).predictions()
+    workspace = Workspace(where.workspace, name)
+    uri = workspace.predictions()
     store = open_store(pipeline.config.predictions, uri)
-    return PredictionTable(pipeline, pipeline.config.predictions.uri or uri, store)
+    shown = pipeline.config.predictions.uri or uri
+    return PredictionTable(pipeline, shown, store, workspace)
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,12 @@ class Line:
     listed: Version | None
 
 
-def versions_of(store: Store, as_of: dt.date) -> list[Line]:
-    """The versions of a partition, the oldest first; those that retention deleted come before."""
+def versions_of(store: Store, as_of: dt.date, asked: Sequence[Standing] = ()) -> list[Line]:
+    """The versions of a partition, the oldest first; those that retention deleted come before.
+
+    After those that were published come those of `asked` that were not: held for a person, or
+    rejected.
+    """
     lines = [
         Line(
             one.version,
@@ -72,16 +85,41 @@ def versions_of(store: Store, as_of: dt.date) -> list[Line]:
         if version.rolled_back:
             state = "rolled back"
         note = f"rolled back to {version.decision}" if version.decision else ""
+        if version.approval is not None:
+            note = "; ".join(filter(None, (note, f"approved {version.approval}")))
         lines.append(
             Line(
                 version.version, state, version.rows, version.committed_at, note, manifest, version
             )
         )
-    return lines
+    published = {line.version for line in lines}
+    return lines + [_held(store, each) for each in asked if each.version not in published]
+
+
+def _held(store: Store, standing: Standing) -> Line:
+    """A version that readers never saw, and why."""
+    now = dt.datetime.now(dt.UTC)
+    answer, manifest = standing.answer(now), store.manifest(standing.as_of, standing.version)
+    waits = standing.state(now) == "waiting"
+    note = ""
+    if standing.held is not None:
+        note = f"{standing.held.message}; it waits for a person until {standing.held.until_local()}"
+    return Line(
+        standing.version,
+        "held" if waits else "rejected" if answer and answer.verdict != "approved" else "approved",
+        manifest.rows if manifest else 0,
+        None,
+        note if waits or answer is None else str(answer),
+        manifest,
+        None,
+    )
 
 
 def versions_json(name: str, as_of: dt.date, lines: list[Line]) -> dict[str, Any]:
-    """Stored versions under `versions`, deleted ones under `deleted`, each with its lineage."""
+    """Published versions under `versions`, deleted ones under `deleted`, each with its lineage.
+
+    Those that wait for a person, or were rejected, are under `held`.
+    """
 
     def lineage(line: Line) -> dict[str, Any]:
         names = (
@@ -94,6 +132,7 @@ def versions_json(name: str, as_of: dt.date, lines: list[Line]) -> dict[str, Any
             "scored_at",
             "rows_in",
             "quarantined",
+            "failed",
             "environment",
         )
         known = line.manifest.model_dump(mode="json") if line.manifest is not None else {}
@@ -107,10 +146,20 @@ def versions_json(name: str, as_of: dt.date, lines: list[Line]) -> dict[str, Any
             for line in lines
             if line.listed is not None
         ],
+        "held": [
+            {
+                "version": line.version,
+                "state": line.state,
+                "note": line.note,
+                "lineage": lineage(line),
+            }
+            for line in lines
+            if line.listed is None and line.state != "deleted"
+        ],
         "deleted": [
             {"version": line.version, "note": line.note, "lineage": lineage(line)}
             for line in lines
-            if line.listed is None
+            if line.state == "deleted"
         ],
     }
 
@@ -122,7 +171,8 @@ def versions_table(lines: list[Line]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in ("state", "version", "committed (UTC)", "model"):
         table.add_column(name, no_wrap=True)
-    table.add_column("rows", justify="right", no_wrap=True)
+    for name in ("rows", "set aside"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name in ("run", "made of", "note"):
         table.add_column(name, overflow="fold")
     noted = any(line.note for line in lines)
@@ -135,15 +185,29 @@ def versions_table(lines: list[Line]) -> RenderableType:
             f"{committed:%Y-%m-%d %H:%M:%S}" if committed else "",
             manifest.model_version if manifest else "",
             f"{line.rows:,}",
+            _set_aside(manifest),
             manifest.run_id if manifest else "",
             _digests(manifest),
             line.note,
         )
-        style = {"current": "bold", "rolled back": "yellow", "deleted": "dim"}.get(line.state, "")
+        style = {
+            "current": "bold",
+            "rolled back": "yellow",
+            "held": "yellow",
+            "deleted": "dim",
+        }.get(line.state, "")
         table.add_row(*row, style=style)
     if not noted:
         table.columns.pop()
     return table
+
+
+def _set_aside(manifest: VersionManifest | None) -> str:
+    """The rows in quarantine, and how many of them are there because the model failed on them."""
+    if manifest is None:
+        return ""
+    failed = f" ({manifest.failed:,} failed)" if manifest.failed else ""
+    return f"{manifest.set_aside:,}{failed}"
 
 
 def _digests(manifest: VersionManifest | None) -> str:

@@ -3,7 +3,7 @@
     python -m flows.scoring flight_delay --date 2013-10-01
 
 Wiring only: every task is the function of its name in tasks/. Without a Prefect server to talk to,
-Prefect starts one for the time of the run.
+Prefect starts one for the time of the run. The deployments of it are in prefect.yaml.
 """
 
 from __future__ import annotations
@@ -11,28 +11,44 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import importlib
-import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
-from include.errors import PermanentError, TransientError
-from include.run import GateResult, Invocation, Report, Request, Run, Scored, Snapshot, Value
-from include.settings import silence_telemetry
-from include.workspace import run_id_of
+from include.errors import BadConfig, PermanentError, TransientError
+from include.run import (
+    GateResult,
+    Invocation,
+    Report,
+    Request,
+    Rescore,
+    Run,
+    Scored,
+    Snapshot,
+    Value,
+)
+from include.settings import settings, silence_telemetry
+from include.workspace import Workspace, run_id_of
 
 silence_telemetry()  # Prefect reads its settings when it is imported.
 
 from prefect import flow, runtime, task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.client.schemas.objects import State, TaskRun  # noqa: E402
-from prefect.logging.handlers import APILogHandler  # noqa: E402
 from prefect.settings import (  # noqa: E402
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
+from prefect.states import Completed, Failed  # noqa: E402
 from prefect.tasks import exponential_backoff  # noqa: E402
+from prefect.utilities.urls import url_for  # noqa: E402
+
+from flows.artifacts import show  # noqa: E402
+from flows.deadline import watched  # noqa: E402
+from flows.run_log import daybreak_logged  # noqa: E402
+
+if TYPE_CHECKING:
+    from tasks.preview import Preview
 
 RETRIES = 3
 FIRST_WAIT_SECONDS = 30.0  # doubled with each retry
@@ -60,8 +76,8 @@ def step(name: str) -> Callable[..., Any]:
     )(body)
 
 
-plan, extract, gate, score, publish, drift, report = map(
-    step, ("plan", "extract", "gate", "score", "publish", "drift", "report")
+preview, plan, extract, gate, score, publish, drift, report = map(
+    step, ("preview", "plan", "extract", "gate", "score", "publish", "drift", "report")
 )
 
 
@@ -72,55 +88,112 @@ def run_name() -> str:
 
 @flow(name="scoring", flow_run_name=run_name, persist_result=False)
 def scoring(
-    pipeline: str, partition_date: dt.date | None = None, model_version: str | None = None
-) -> Report:
+    pipeline: str,
+    partition_date: dt.date | None = None,
+    model_version: str | None = None,
+    model_alias: str | None = None,
+    engine: Literal["local", "spark", "kubernetes"] | None = None,
+    rescore: Rescore = "all",
+    dry_run: bool = False,
+) -> Report | State[Any]:
     """Score one partition of a pipeline and publish it; the report runs whatever fails.
 
-    Without `partition_date` it is the date of the run's scheduled start in the pipeline's time
-    zone, less the pipeline's lag. Fails, with the first step's error, unless the table is
-    published and all steps are done.
-    """
-    from tasks.report import require_published
+    Fails, with the first step's error, unless the table is published and all steps are done. A
+    version that waits for a person fails the run with the state `Held`.
 
+    Args:
+        pipeline: The pipeline: its folder's name. Each deployment has its own.
+        partition_date: Any day of the partition to score. Blank: the date of the run in the
+            pipeline's time zone, less its lag.
+        model_version: A registered version, such as 3. Blank: the version behind the pipeline's
+            alias.
+        model_alias: Another alias than the pipeline's, such as challenger; without a model version.
+        engine: Where to score instead of the pipeline's engine.
+        rescore: all: whatever readers have. missing: only a partition without a version. stale:
+            that, and one that a run would make anew.
+        dry_run: Say what the run would do and why, and do none of it.
+    """
     own_id = str(runtime.flow_run.id)
     request = Request(
         pipeline=pipeline,
-        invocation=Invocation(orchestrator="prefect", id=own_id, url=runtime.flow_run.ui_url),
+        invocation=Invocation(
+            orchestrator="prefect", id=own_id, url=url_for("flow-run", obj_id=own_id)
+        ),
         partition_date=partition_date,
         at=runtime.flow_run.scheduled_start_time,
-        model_version=model_version,
+        model_version=model_version or None,
+        model_alias=model_alias or None,
+        engine=engine,
+        rescore=rescore,
+        dry_run=dry_run,
     )
-    with daybreak_logged():
+    with daybreak_logged(), watched(pipeline):
+        return steps_of(request)
+
+
+backfill = scoring.with_options(
+    name="backfill",
+    description="One partition of a backfill, as `daybreak backfill --via prefect` asks for it.",
+)
+
+
+def steps_of(request: Request) -> Report | State[Any]:
+    """The steps, each as a task; called within a flow run."""
+    from tasks.report import require_published
+
+    run_id = run_id_of(request.invocation.orchestrator, request.invocation.id)
+    try:
+        found = asked_first(request, run_id)
+        if found is not None and found.ends_here:
+            return Completed(message=str(found))
+        run: Run = plan(request)
+        snapshot: Snapshot = extract(run)
+        gated: GateResult = gate(run, snapshot)
+        scored: Scored = score(run, snapshot, gated)
+        publish(run, snapshot, gated, scored)
+        drift(run, snapshot, gated, scored)
+    except Exception as error:
+        if request.dry_run:
+            raise  # there was no run, so there is nothing to report
         try:
-            run: Run = plan(request)
-            snapshot: Snapshot = extract(run)
-            gated: GateResult = gate(run, snapshot)
-            scored: Scored = score(run, snapshot, gated)
-            publish(run, snapshot, gated, scored)
-            drift(run, snapshot, gated, scored)
-        except Exception as error:
-            try:
-                report(pipeline, run_id_of("prefect", own_id))
-            except Exception as second:  # noqa: BLE001 - the first error is the one that matters
-                error.add_note(f"The report could not be made either: {second}")
-            raise
-        written: Report = report(pipeline, run_id_of("prefect", own_id))
+            failed: Report = report(request.pipeline, run_id)
+            show(request.pipeline, failed)
+        except Exception as second:  # noqa: BLE001 - the first error is the one that matters
+            error.add_note(f"The report could not be made either: {second}")
+            raise error from None
+        if failed.state == "held":
+            # Prefect shows a state by its name and, since it is a failed one, not in green.
+            return Failed(name="Held", message=str(error), data=error)
+        raise
+    written: Report = report(request.pipeline, run_id)
+    show(request.pipeline, written)
     require_published(written)
     return written
 
 
-@contextmanager
-def daybreak_logged() -> Iterator[None]:
-    """Send the log lines of the steps to the run's log in Prefect."""
-    log, handler = logging.getLogger("daybreak"), APILogHandler()
-    before = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+def asked_first(request: Request, run_id: str) -> Preview | None:
+    """What a request that may end before any work comes to; None for one that does not ask.
+
+    Raises BadConfig in a deployment of another pipeline. What is raised here is recorded as the
+    plan's failure, so that the report can say it too.
+    """
     try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before)
+        own = runtime.deployment.name
+        if own is not None and own != request.pipeline:
+            # Limits and deadlines are counted by deployment.
+            raise BadConfig(
+                f"the deployment {own!r} was asked to run the pipeline {request.pipeline!r}",
+                do=f"run the deployment {request.pipeline!r}, and leave the parameter `pipeline`",
+            )
+        found: Preview | None = preview(request) if request.asks_first else None
+    except Exception as error:
+        if request.dry_run:
+            raise
+        from tasks.step import recorded
+
+        with recorded("plan", Workspace(settings().workspace, request.pipeline), run_id):
+            raise error
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with temporary_settings(patient):
             written = scoring(given.pipeline, given.date, given.model_version)
+        assert isinstance(written, Report)
     except PermanentError as error:
         print(error, file=sys.stderr)
         return 1

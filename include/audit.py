@@ -31,10 +31,14 @@ class HeldForApproval(PermanentError):
 
 
 class Audited(NamedTuple):
-    """All the checks, and the shift from the version that this one follows, if it follows one."""
+    """All the checks, and the shift from the version that this one follows, if it follows one.
+
+    `damaged` are the parts whose file is not the one that was scored.
+    """
 
     checks: tuple[Check, ...]
     shift: Shift | None
+    damaged: tuple[int, ...] = ()
 
 
 @dataclass
@@ -45,6 +49,7 @@ class _Findings:
     missing: int = 0
     outside: int = 0
     damage: list[str] = field(default_factory=list)
+    damaged: set[int] = field(default_factory=set)
     foreign: list[str] = field(default_factory=list)
     keys: str | None = None
 
@@ -64,7 +69,7 @@ def audit(
     bounds = rules.score_range or ((0.0, 1.0) if output == "probability" else None)
     counter = ShiftCounter(reference) if reference is not None else None
     order, found = KeyOrder(manifest.key), _Findings()
-    for rows in _intact_parts(manifest, found.damage):
+    for rows in _intact_parts(manifest, found):
         found.rows += rows.num_rows
         found.keys = order.first_violation(rows)
         found.foreign += _foreign_lineage(rows, manifest)
@@ -76,7 +81,8 @@ def audit(
         if counter is not None:
             counter.add(finite)
     shift = counter.shift(rules.max_score_psi) if counter is not None else None
-    return Audited(_checks(manifest, snapshot, found, bounds, shift), shift)
+    damaged = tuple(sorted(found.damaged))
+    return Audited(_checks(manifest, snapshot, found, bounds, shift), shift, damaged)
 
 
 def require(audited: Audited, manifest: VersionManifest) -> None:
@@ -85,19 +91,21 @@ def require(audited: Audited, manifest: VersionManifest) -> None:
         check for check in audited.checks if not check.passed and check.name != "score_shift"
     ]
     if failing:
+        what = "delete the scores of this version and run the partition again, and where the model "
+        what += "gives such scores, use another version of it"
+        if audited.damaged:
+            what = "run the partition again, which scores those parts anew"
         raise AuditFailed(
             f"version {manifest.version} may not be published: "
             + "; ".join(check.message for check in failing),
             where=manifest.parts[0].uri.rpartition("/")[0] if manifest.parts else "",
-            do="nothing was published; delete the scores of this version and run the partition "
-            "again, and where the model gives such scores, use another version of it",
+            do=f"nothing was published; {what}",
         )
     if audited.shift is not None and audited.shift.too_large:
         raise HeldForApproval(
             f"version {manifest.version} is held: {audited.shift}",
-            do="look at the drift report; if the shift is right, raise "
-            "predictions.audit.max_score_psi and run the partition again (what is scored stays "
-            "scored), else point the model's alias back",
+            do=f"look at the report, then approve or reject it: daybreak approve "
+            f"{manifest.pipeline} --date {manifest.as_of} --version {manifest.version}",
         )
 
 
@@ -113,8 +121,7 @@ def _checks(
         _check("parts", f"{len(manifest.parts)} parts are those of their receipts", found.damage),
         _check(
             "rows",
-            f"{manifest.rows_in} rows in = {manifest.rows} scored + {manifest.quarantined} set "
-            "aside",
+            f"{manifest.rows_in} rows in = {manifest.rows} scored + {manifest.set_aside} set aside",
             wrong_counts,
         ),
         _check(
@@ -158,8 +165,9 @@ def _row_check(name: str, what: str, failing: int, rows: int, manifest: VersionM
     )
 
 
-def _intact_parts(manifest: VersionManifest, damage: list[str]) -> Iterator[pa.Table]:
+def _intact_parts(manifest: VersionManifest, found: _Findings) -> Iterator[pa.Table]:
     """The parts in order; one that is not what its receipt says goes to `damage` instead."""
+    damage = found.damage
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -169,9 +177,11 @@ def _intact_parts(manifest: VersionManifest, damage: list[str]) -> Iterator[pa.T
             content = storage.read(receipt.uri)
         except FileNotFoundError:
             damage.append(f"part {receipt.part} is gone ({receipt.uri})")
+            found.damaged.add(receipt.part)
             continue
         if hashlib.sha256(content).hexdigest() != receipt.digest:
             damage.append(f"part {receipt.part} is not the file that was scored ({receipt.uri})")
+            found.damaged.add(receipt.part)
             continue
         try:
             with pq.ParquetFile(io.BytesIO(content)) as file:
@@ -210,7 +220,7 @@ def _foreign_lineage(rows: pa.Table, manifest: VersionManifest) -> list[str]:
 
 
 def _wrong_counts(manifest: VersionManifest, snapshot: SnapshotManifest) -> list[str]:
-    """Where rows in = scored + quarantined does not hold, part by part and over all of them."""
+    """Where rows in = scored + quarantined + failed does not hold, by part and over all of them."""
     problems = []
     if snapshot.digest != manifest.snapshot_digest:
         problems.append(
@@ -226,10 +236,11 @@ def _wrong_counts(manifest: VersionManifest, snapshot: SnapshotManifest) -> list
         )
     for index in sorted(receipts.keys() & parts.keys()):
         receipt, rows = receipts[index], parts[index].rows
-        if not rows == receipt.rows_in == receipt.scored + receipt.quarantined:
+        set_aside = receipt.quarantined + receipt.failed
+        if not rows == receipt.rows_in == receipt.scored + set_aside:
             problems.append(
                 f"part {index}: {rows} rows in the snapshot, {receipt.rows_in} read, "
-                f"{receipt.scored} scored, {receipt.quarantined} set aside"
+                f"{receipt.scored} scored, {set_aside} set aside"
             )
     totals = {
         "rows_in": (manifest.rows_in, snapshot.rows),
@@ -238,6 +249,7 @@ def _wrong_counts(manifest: VersionManifest, snapshot: SnapshotManifest) -> list
             manifest.quarantined,
             sum(receipt.quarantined for receipt in manifest.parts),
         ),
+        "failed": (manifest.failed, sum(receipt.failed for receipt in manifest.parts)),
     }
     problems += [
         f"{name} is {claimed} and its parts add up to {counted}"

@@ -7,11 +7,14 @@ from functools import cache
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from include.engine_config import EngineConfig, LocalEngine
 from include.partition import Grain
+from include.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Step = Literal["plan", "extract", "gate", "score", "publish", "drift", "report"]
 # What may happen to a run that a person wants to know of.
 Event = Literal["failure", "held", "drift", "deadline", "published"]
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -31,16 +34,11 @@ def _zones() -> frozenset[str]:
     return frozenset(available_timezones())
 
 
-class Section(BaseModel):
-    # A run is planned with the JSON of its configuration; JSON has no number for an open bound.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
 class Schedule(Section):
     """When the run starts and by when it must be done; cron and deadline are in `timezone`.
 
     `assets` are names or URIs of Airflow assets: a run starts once all of them were updated, and
-    at the ticks of `cron` too.
+    at the ticks of `cron` too. `step_minutes` is how long an attempt of a step may take in Airflow.
     """
 
     cron: str | None = None
@@ -48,6 +46,9 @@ class Schedule(Section):
     timezone: str = "UTC"
     start_date: dt.date = dt.date(2020, 1, 1)
     deadline: dt.time | None = None
+    step_minutes: dict[Step, Annotated[int, Field(ge=1, le=10_080, strict=True)]] = Field(
+        default_factory=dict
+    )
 
     @field_validator("timezone")
     @classmethod
@@ -95,20 +96,22 @@ class PartitionRule(Section):
 class Warehouse(Section):
     """Where features.sql runs; `connection` names an Airflow connection (see connections.py)."""
 
-    kind: Literal["duckdb", "snowflake"]
+    kind: Literal["duckdb", "snowflake", "spark"]
     connection: str
 
 
 class Model(Section):
     """A registered MLflow model.
 
-    `output` is what the score column holds: `probability` is P(second class) of a binary
-    classifier, `value` is the prediction of a regressor as it is.
+    `device: auto` scores on a GPU where one is there and the model's library can use it, `cpu`
+    never does. `output` is what the score column holds: `probability` is P(second class) of a
+    binary classifier, `value` is the prediction of a regressor as it is.
     """
 
     name: str
     alias: str = "production"
     output: Literal["probability", "value"]
+    device: Literal["auto", "cpu"] = "auto"
 
 
 class SnapshotRule(Section):
@@ -139,22 +142,18 @@ class Gate(Section):
         return self
 
 
-class Engine(Section):
-    """Where the parts are scored. `workers: 0` takes one per core of this machine."""
-
-    kind: Literal["local"] = "local"
-    workers: Annotated[int, Field(ge=0, strict=True)] = 0
-
-
 class Audit(Section):
     """What a version must hold before readers see it.
 
     A PSI of its scores against the version that it follows above `max_score_psi` holds it for a
-    person. Scores lie in `score_range`; without one, a probability lies in [0, 1].
+    person, for `approval_hours`; without an answer by then it counts as rejected. Scores lie in
+    `score_range`; without one, a probability lies in [0, 1].
     """
 
     score_range: tuple[float, float] | None = None
     max_score_psi: Annotated[float, Field(gt=0)] = 0.5
+    # Less than a day: a nightly run that still waits would keep the next one from starting.
+    approval_hours: Annotated[float, Field(gt=0, le=8784)] = 12
 
     @field_validator("score_range")
     @classmethod
@@ -253,7 +252,7 @@ class PipelineConfig(Section):
     model: Model
     snapshot: SnapshotRule = SnapshotRule()
     gate: Gate = Gate()
-    engine: Engine = Engine()
+    engine: EngineConfig = LocalEngine()
     predictions: Predictions = Predictions()
     drift: Drift = Drift()
     notify: Notify = Notify()

@@ -48,11 +48,7 @@ def use_connections_of(lookup: Callable[[str], Connection | None]) -> None:
 
 def connection(connection_id: str) -> Connection:
     """The connection, or a BadConfig that says where one was looked for."""
-    variable = connection_variable(connection_id)
-    if variable is not None:
-        return _from_variable(connection_id, variable)
-    found = _orchestrator(connection_id) if _orchestrator else None
-    found = found or _from_file(connection_id, settings().connections_file)
+    found = find_connection(connection_id)
     if found is None:
         raise BadConfig(
             f"there is no connection {connection_id!r}",
@@ -60,6 +56,15 @@ def connection(connection_id: str) -> Connection:
             f"to {settings().connections_file.name}",
         )
     return found
+
+
+def find_connection(connection_id: str) -> Connection | None:
+    """The connection, or None where nobody has one of that id; BadConfig for one that is broken."""
+    variable = connection_variable(connection_id)
+    if variable is not None:
+        return _from_variable(connection_id, variable)
+    found = _orchestrator(connection_id) if _orchestrator else None
+    return found or _from_file(connection_id, settings().connections_file)
 
 
 def _from_variable(connection_id: str, text: str) -> Connection:

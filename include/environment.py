@@ -5,15 +5,15 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-# The distribution of each model flavour's library; any other flavour is loaded through mlflow.
+# The distributions of each model flavour's library; any other flavour is loaded through mlflow.
 _LIBRARIES = {
-    "lightgbm": "lightgbm",
-    "sklearn": "scikit-learn",
-    "xgboost": "xgboost",
-    "onnx": "onnxruntime",
-    "pytorch": "torch",
-    "torch": "torch",
-    "spark": "pyspark",
+    "lightgbm": ("lightgbm",),
+    "sklearn": ("scikit-learn",),
+    "xgboost": ("xgboost", "xgboost-cpu"),
+    "onnx": ("onnxruntime", "onnxruntime-gpu"),
+    "pytorch": ("torch",),
+    "torch": ("torch",),
+    "spark": ("pyspark",),
 }
 
 
@@ -24,7 +24,7 @@ def environment_for(flavor: str) -> dict[str, str]:
     out.
     """
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in ("pyarrow", "numpy", _LIBRARIES.get(flavor, "mlflow")):
+    for name in ("pyarrow", "numpy", *_LIBRARIES.get(flavor, ("mlflow",))):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -79,3 +79,28 @@ class BadConfig(PermanentError):
 
 class CorruptData(PermanentError):
     """Bytes in storage are not the bytes that were written: a digest does not match."""
+
+
+class OutOfMemory(TransientError):
+    """A worker was killed for memory: the next one may manage, with fewer rows at a time."""
+
+
+class PartFailed(PermanentError):
+    """The model fails on a part. `key` names the first row to blame, where one is known."""
+
+    def __init__(
+        self,
+        found: str,
+        *,
+        part: int | None = None,
+        key: str | None = None,
+        do: str = "",
+        where: str = "",
+        pipeline: str = "",
+        partition: str = "",
+    ) -> None:
+        super().__init__(found, do=do, where=where, pipeline=pipeline, partition=partition)
+        self.part, self.key = part, key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"part": self.part, "key": self.key})

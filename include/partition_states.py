@@ -12,16 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel
-
 from include import storage
+from include.approvals import Standing, standings
 from include.errors import CorruptData
 from include.models.registry import RegisteredModel
 from include.partition import Partition
 from include.past_runs import READERS, PastRun
 from include.pipeline import Pipeline, planned_pipeline
 from include.reports.records import STEPS, RunRecords, read_records
-from include.run import Run, Value
+from include.run import Rescore, Run, Value
 from include.stores import Store, VersionManifest
 from include.workspace import Workspace
 
@@ -51,20 +50,12 @@ class PartitionState(Value):
     last_run: str | None = None
 
 
-class _Held(BaseModel):
-    """What is read of held.json, which publish writes beside the receipts of a version."""
-
-    version: str
-    held_at: dt.datetime
-    message: str
-
-
 @dataclass(frozen=True)
 class _Known:
     """All that the state of one partition follows from."""
 
     manifest: VersionManifest | None
-    held: _Held | None
+    held: Standing | None
     last: PastRun | None
     records: RunRecords | None
 
@@ -93,6 +84,21 @@ def partition_states(
         return list(readers.map(state, partitions))
 
 
+def to_run(state: PartitionState, rescore: Rescore) -> tuple[bool, str]:
+    """Whether a partition is among those to run, and why or why not."""
+    runs = (
+        rescore == "all"
+        or state.version is None
+        or (rescore == "stale" and state.state in ("stale", "held"))
+    )
+    why = "; ".join(state.reasons)
+    if state.state == "published":
+        why = f"has version {state.version}" + (f"; {state.note}" if state.note else "")
+    elif state.state == "stale" and not runs:
+        why = f"has version {state.version}"
+    return runs, why
+
+
 def _known(
     workspace: Workspace,
     store: Store,
@@ -112,18 +118,16 @@ def _known(
     return _Known(manifest, _held(workspace, store, as_of, version), last, records)
 
 
-def _held(workspace: Workspace, store: Store, as_of: dt.date, current: str | None) -> _Held | None:
-    """The newest version that waits for a person, unless readers got a version after it."""
-    found = [
-        _Held.model_validate_json(storage.read(entry.uri))
-        for entry in storage.entries(workspace.scored(as_of))
-        if entry.uri.endswith("/held.json")
-    ]
-    held = max(found, key=lambda each: each.held_at, default=None)
-    if held is None or held.version == current:
+def _held(
+    workspace: Workspace, store: Store, as_of: dt.date, current: str | None
+) -> Standing | None:
+    """The newest version that was held for a person, unless readers got a version after it."""
+    found = [each for each in standings(workspace, as_of) if each.held is not None]
+    newest = found[-1] if found else None
+    if newest is None or newest.held is None or newest.version == current:
         return None
     since = store.current(as_of) if current is not None else None
-    return held if since is None or since.committed_at < held.held_at else None
+    return newest if since is None or since.committed_at < newest.held.held_at else None
 
 
 def _state(
@@ -133,7 +137,7 @@ def _state(
     known: _Known,
     model: RegisteredModel | None,
 ) -> PartitionState:
-    manifest, failure = known.manifest, _failure(known)
+    manifest, failure = known.manifest, _refusal(known) or _failure(known)
     state: State
     reasons: tuple[str, ...] = ()
     note = ""
@@ -153,8 +157,10 @@ def _state(
         state, reasons = "failed", (failure,)
     else:
         state, reasons = "missing", (_never(known.last),)
-    if known.held is not None:
-        state, reasons, note = "held", (f"{known.held.version}: {known.held.message}",), ""
+    held = known.held.held if known.held is not None else None
+    if held is not None and known.held is not None and _waits(known.held):
+        waits = f"{held.message}; it waits for a person until {held.until_local()}"
+        state, reasons, note = "held", (waits,), ""
     return PartitionState(
         partition=partition,
         state=state,
@@ -166,6 +172,21 @@ def _state(
         published_run=manifest.run_id if manifest else None,
         last_run=known.last.run_id if known.last else None,
     )
+
+
+def _waits(standing: Standing) -> bool:
+    return standing.state(dt.datetime.now(dt.UTC)) == "waiting"
+
+
+def _refusal(known: _Known) -> str:
+    """Who rejected the version of the last run, where that is why it published nothing."""
+    standing, last = known.held, known.last
+    if standing is None or standing.held is None or last is None:
+        return ""
+    answer = standing.answer(dt.datetime.now(dt.UTC))
+    if answer is None or answer.verdict == "approved" or last.run_id != standing.held.run.run_id:
+        return ""
+    return f"version {standing.version} was {answer}"
 
 
 def _failure(known: _Known) -> str:
@@ -196,8 +217,10 @@ def _other_model(
         return f"other model: made by {manifest.model_name}, the pipeline now names {name}"
     if model is None or manifest.model_version == model.version:
         return ""
-    alias = model.alias or pipeline.config.model.alias
-    return f"other model: made by version {manifest.model_version}, {alias} is {model.version} now"
+    now = (
+        f"{model.alias} is {model.version} now" if model.alias else f"{model.version} is asked for"
+    )
+    return f"other model: made by version {manifest.model_version}, {now}"
 
 
 def _other_configuration(

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from include import storage
-from include.engines.local import Worker
+from include.engines.worker import Worker
 from include.environment import differences, environment_for
 from include.errors import CorruptData, PermanentError
 from include.keys import value_text
+from include.quarantine import quarantine_files, read_quarantine
 from include.run import Part, Receipt, Snapshot, Value
 from include.scoring import ScoringJob, load_job, scored_rows
 from include.snapshots import load_manifest, read_part
@@ -87,7 +88,7 @@ def replay(
     part = next(part for part in snapshot.parts if part.index == receipt.part)
     worker = Worker(job)
     with threadpool_limits(1):  # as the engines score
-        again = scored_rows(job, part, worker.scorer, worker.quarantined)
+        again = scored_rows(job, part, worker.scorer, worker.quarantined).rows
     replayed = again.slice(row, 1).to_pylist()[0]
     score = job.score_column
     return Replay(
@@ -150,7 +151,7 @@ def _published_row(
     said = ", ".join(f"{name}={value_text(value)}" for name, value in wanted.items())
     raise PermanentError(
         f"version {manifest.version} of {manifest.as_of} has no row ({said})"
-        + _set_aside(job, wanted),
+        + _set_aside(job, manifest, wanted),
         do="look for the key in the table, or name another version",
     )
 
@@ -196,20 +197,21 @@ def _typed(schema: pa.Schema, manifest: VersionManifest, key: Mapping[str, str])
     return values
 
 
-def _set_aside(job: ScoringJob, wanted: Mapping[str, Any]) -> str:
-    """Why the row is not in the table, where the gate set it aside."""
-    import pyarrow as pa
+def _set_aside(job: ScoringJob, manifest: VersionManifest, wanted: Mapping[str, Any]) -> str:
+    """Why the row is not in the table, where it is in quarantine."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    if job.quarantine_uri is None:
-        return ""
-    try:
-        table = pq.read_table(pa.BufferReader(storage.read(job.quarantine_uri)))
-    except FileNotFoundError:
-        return ", and the rows that the gate set aside are deleted"
-    row = pc.index(_matches(table, wanted), True).as_py()
-    return f": the gate set it aside ({table['reason'][row]})" if row >= 0 else ""
+    for uri in quarantine_files(job.quarantine_uri, manifest.parts):
+        try:
+            table = read_quarantine(uri)
+        except CorruptData:
+            return ", and the rows that were set aside are deleted"
+        row = pc.index(_matches(table, wanted), True).as_py()
+        if row >= 0:
+            reason = table["reason"][row].as_py()
+            gate = uri == job.quarantine_uri
+            return f": the gate set it aside ({reason})" if gate else f": {reason}"
+    return ""
 
 
 def _features(part: Part, worker: Worker, wanted: Mapping[str, Any]) -> dict[str, Any]:

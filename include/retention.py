@@ -15,15 +15,17 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import unquote
 
 from include import storage
+from include.approvals import standing_of
 from include.config import Retention
 from include.leftovers import Group, Lying, Version, in_use, lying
 from include.run import Value
 from include.stores import Store, Stored, VersionManifest
 from include.workspace import SHORT, Workspace
 
-Kind = Literal["version", "scores", "drift", "snapshot", "gate", "model", "run"]
+Kind = Literal["version", "scores", "drift", "snapshot", "gate", "model", "run", "unfinished"]
 
 
 class Deletion(Value):
@@ -73,7 +75,7 @@ def plan_expiry(
     """All that may go at `now`, in the order in which it has to go. Deletes nothing."""
     times, found, stored = _Times.of(rules, now), lying(workspace), store.stored()
     busy = in_use(workspace, found.runs, times.crashed)
-    held = {group.version for group in found.scores if group.has("held.json")}
+    held = {group.version for group in found.scores if _waits(workspace, group, now)}
     victims = {
         (one.as_of, one.version): (one, reason)
         for one, reason in _old_versions(stored, rules, times)
@@ -89,6 +91,7 @@ def plan_expiry(
         *_features(found, manifests, busy.uris, times),
         *_models(found.models, manifests, busy.uris, times),
         *_runs(found.runs, manifests, times),
+        *_unfinished(workspace, times),
     ]
 
 
@@ -114,6 +117,13 @@ def expire(
             deleted.append(each)
     store.upkeep()
     return deleted
+
+
+def _waits(workspace: Workspace, group: Group, now: dt.datetime) -> bool:
+    """Whether a version waits for a person."""
+    if group.version is None or not group.has("held.json"):
+        return False
+    return standing_of(workspace, *group.version).state(now) == "waiting"
 
 
 def _old_versions(
@@ -220,6 +230,19 @@ def _runs(
     for group in groups:
         if group.name not in kept and group.modified_at < times.run:
             yield _deletion("run", group, "older than run_days, and it made no kept version")
+
+
+def _unfinished(workspace: Workspace, times: _Times) -> Iterator[Deletion]:
+    for entry in storage.unfinished(workspace.at()):
+        if entry.modified_at < times.crashed:
+            yield Deletion(
+                kind="unfinished",
+                name=unquote(entry.uri.removeprefix(f"{workspace.at()}/")),
+                reason="its writer was killed",
+                files=1,
+                bytes=entry.size,
+                uris=(entry.uri,),
+            )
 
 
 def _version(one: Stored, reason: str) -> Deletion:

@@ -22,11 +22,19 @@ class Invocation(Value):
     url: str | None = None
 
 
+# Which partitions a run or a backfill works on: those without a version, those whose version a
+# run would make anew too, or any.
+Rescore = Literal["missing", "stale", "all"]
+
+
 class Request(Value):
     """What a person or a scheduler asks for, before anything is resolved.
 
     `at` is the logical date, or the time after which the run may start; `partition_date` is any
-    day of the partition and goes before it. `model_version` goes before the alias.
+    day of the partition and goes before it. `model_version`, or the version behind `model_alias`,
+    takes the place of the version behind the pipeline's alias, and `engine` (local, spark,
+    kubernetes) that of its engine. With `rescore` other than `all`, or `dry_run`, a run asks
+    tasks/preview.py first, and ends there where nothing is to be done.
     """
 
     pipeline: str
@@ -34,6 +42,15 @@ class Request(Value):
     partition_date: dt.date | None = None
     at: dt.datetime | None = None
     model_version: str | None = None
+    model_alias: str | None = None
+    engine: str | None = None
+    rescore: Rescore = "all"
+    dry_run: bool = False
+
+    @property
+    def asks_first(self) -> bool:
+        """Whether the run may end before any work."""
+        return self.dry_run or self.rescore != "all"
 
 
 class ModelInput(Value):
@@ -153,9 +170,11 @@ class GateResult(Value):
 
 
 class Receipt(Value):
-    """Proof that one part was scored. rows_in = scored + quarantined.
+    """Proof that one part was scored. rows_in = scored + quarantined + failed.
 
-    `digest` is the SHA-256 of the Parquet file's bytes; `seconds` and `device` say how it went.
+    `quarantined` rows were set aside by the gate, and on `failed` rows the model failed:
+    `failed_uri` is the file with their reasons, of the same columns as the gate's. `digest` is the
+    SHA-256 of the Parquet file's bytes; `seconds` and `device` say how it went.
     """
 
     part: int
@@ -167,10 +186,15 @@ class Receipt(Value):
     digest: str
     seconds: float
     device: str = "cpu"
+    failed: int = 0
+    failed_uri: str | None = None
 
 
 class Scored(Value):
-    """Every part of a version scored; `uri` is the job, beside which the receipts lie."""
+    """Every part of a version scored; `uri` is the job, beside which the receipts lie.
+
+    rows_in = scored + quarantined + failed, as in the receipts.
+    """
 
     version: str
     uri: str
@@ -179,6 +203,7 @@ class Scored(Value):
     quarantined: int
     parts: int
     reused_parts: int = 0
+    failed: int = 0
 
 
 class Published(Value):

@@ -5,16 +5,27 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
 from include import storage
-from include.errors import CorruptData, DaybreakError, PermanentError
-from include.run import ModelVersion, Part, Receipt, Value
+from include.errors import CorruptData, PermanentError
+from include.poison import scores_without_poison
+from include.quarantine import (
+    positions_by_part,
+    quarantine_table,
+    read_quarantine,
+    write_quarantine,
+)
+from include.receipts import failures as failures
+from include.receipts import forget_parts
+from include.receipts import receipts as receipts
+from include.run import Column, ModelVersion, Part, Receipt, Value
+from include.scorers.device import Device
 from include.snapshots import read_part
+from include.stored import load
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from include.scorers import Scorer
-
-# Receipts are small files: their reads wait for the storage, not for the processor.
-_READERS = 16
 
 # Readers scan row groups side by side; parts are mostly smaller than one.
 _ROW_GROUP_ROWS = 131_072
@@ -34,9 +42,11 @@ class ScoringJob(Value):
     """All that a worker needs to score any part of a version; JSON, in storage.
 
     Made once per version: whoever resumes it reads the same `run_id` and `scored_at`, so that a
-    part has the same bytes whoever scores it. `parts_uri` is where scored parts go and
-    `receipts_uri` where their receipts go. `environment` are the versions of the libraries where
-    the job was made, see environment.py.
+    part has the same bytes whoever scores it. `snapshot_uri` is the manifest that lists the parts,
+    `parts_uri` is where scored parts go and `receipts_uri` where their receipts go. At most
+    `max_failed` rows may be such that the model fails on them, over all parts. `environment` are
+    the versions of the libraries where the job was made, see environment.py, and `device` is where
+    its workers compute, see scorers/device.py.
     """
 
     pipeline: str
@@ -52,6 +62,9 @@ class ScoringJob(Value):
     quarantine_uri: str | None
     parts_uri: str
     receipts_uri: str
+    snapshot_uri: str = ""
+    max_failed: int = 0
+    device: Device = "auto"
     environment: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -63,6 +76,14 @@ class ScoringJob(Value):
 
     def receipt_uri(self, index: int) -> str:
         return storage.join(self.receipts_uri, f"part-{index:05d}.json")
+
+    def failed_uri(self, index: int) -> str:
+        return storage.join(self.receipts_uri, f"quarantine-{index:05d}.parquet")
+
+    def failure_uri(self, index: int | None) -> str:
+        """Of a part; None is of a worker that could score no part."""
+        name = "worker" if index is None else f"{index:05d}"
+        return storage.join(self.receipts_uri, f"failure-{name}.json")
 
 
 def version_id(snapshot_digest: str, model_digest: str, config_digest: str) -> str:
@@ -77,10 +98,26 @@ def open_job(job: ScoringJob) -> ScoringJob:
     Its run and its time stay. A table that was moved (`predictions.uri`) moves the job with it, and
     its parts are scored anew.
     """
+    if not storage.exists(job.uri):
+        # Parts of a job that somebody deleted name its run, not the one of this job.
+        forget_parts(job)
     if storage.create(job.uri, job.model_dump_json(indent=2).encode()):
         return job
     stored = load_job(job.uri)
-    places = {"parts_uri": job.parts_uri, "quarantine_uri": job.quarantine_uri}
+    if (stored.as_of, stored.version) != (job.as_of, job.version):
+        raise CorruptData(
+            f"this is the scoring job of version {stored.version} of {stored.as_of}, not of "
+            f"{job.version} of {job.as_of}",
+            where=job.uri,
+            do="delete it and run the partition again",
+        )
+    # The snapshot of a release before this key is not in its job.
+    places = {
+        "parts_uri": job.parts_uri,
+        "quarantine_uri": job.quarantine_uri,
+        "snapshot_uri": job.snapshot_uri,
+        "max_failed": job.max_failed,
+    }
     moved = stored.model_copy(update=places)
     if moved != stored:
         storage.write(job.uri, moved.model_dump_json(indent=2).encode())
@@ -90,51 +127,25 @@ def open_job(job: ScoringJob) -> ScoringJob:
 def load_job(uri: str) -> ScoringJob:
     """The stored job at `uri`; CorruptData where it is gone."""
     try:
-        return ScoringJob.model_validate_json(storage.read(uri))
+        return load(ScoringJob, uri, "the scoring job")
     except FileNotFoundError:
         raise CorruptData(
             f"the scoring job {uri} is gone", do="score the partition again"
         ) from None
 
 
-def receipts(job: ScoringJob) -> list[Receipt]:
-    """The finished parts, in order: those whose file is where the receipt says, of its size."""
-    sizes = {_name(entry.uri): entry.size for entry in storage.entries(job.parts_uri)}
-    listed = [entry.uri for entry in storage.entries(job.receipts_uri)]
-    found = [uri for uri in listed if _name(uri).startswith("part-")]
-    with ThreadPoolExecutor(_READERS) as readers:
-        read = [Receipt.model_validate_json(text) for text in readers.map(storage.read, found)]
-    finished = [
-        receipt
-        for receipt in read
-        if receipt.uri == job.part_uri(receipt.part)
-        and sizes.get(_name(receipt.uri)) == receipt.bytes
-    ]
-    return sorted(finished, key=lambda receipt: receipt.part)
-
-
-def _name(uri: str) -> str:
-    return uri.rpartition("/")[2]
-
-
 def quarantined_rows(job: ScoringJob) -> dict[int, NDArray[np.int64]]:
     """The positions that the gate set aside, ascending, by part; other parts are not there."""
     if job.quarantine_uri is None:
         return {}
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    return positions_by_part(read_quarantine(job.quarantine_uri, ["part", "row"]))
 
-    try:
-        content = storage.read(job.quarantine_uri)
-    except FileNotFoundError:
-        raise CorruptData(
-            f"the quarantined rows {job.quarantine_uri} are gone", do="run the gate again"
-        ) from None
-    with pq.ParquetFile(pa.BufferReader(content)) as file:
-        table = file.read(columns=["part", "row"], use_threads=False)
-    parts, rows = table["part"].to_numpy(), table["row"].to_numpy()
-    return {int(part): np.sort(rows[parts == part]) for part in np.unique(parts)}
+
+class ScoredRows(NamedTuple):
+    """The rows of one part as they are published, and those on which the model failed, if any."""
+
+    rows: pa.Table
+    failed: pa.Table | None
 
 
 def score_part(
@@ -142,23 +153,30 @@ def score_part(
 ) -> Receipt:
     """Score one part and write it, then its receipt; the same bytes whoever does it, and when.
 
-    `quarantined` is what `quarantined_rows` gave; those rows are left out. Raises PermanentError,
-    with the part and its first key, for a score that is not finite and for a model that fails,
-    and CorruptData where the part's bytes changed.
+    `quarantined` is what `quarantined_rows` gave; those rows are left out. So are rows on which the
+    model fails, as many as `job.max_failed` allows, into a quarantine file of the part. Raises
+    PartFailed, with the part and the first key, where it fails on more, and CorruptData where the
+    part's bytes changed.
     """
     started = time.perf_counter()
-    scored = scored_rows(job, part, scorer, quarantined)
+    scored, failed = scored_rows(job, part, scorer, quarantined)
     content = _parquet(scored, job)
     storage.write(job.part_uri(part.index), content)
+    if failed is not None:
+        write_quarantine(job.failed_uri(part.index), failed)
+    count = failed.num_rows if failed is not None else 0
     receipt = Receipt(
         part=part.index,
         uri=job.part_uri(part.index),
         rows_in=part.rows,
         scored=scored.num_rows,
-        quarantined=part.rows - scored.num_rows,
+        quarantined=part.rows - scored.num_rows - count,
         bytes=len(content),
         digest=hashlib.sha256(content).hexdigest(),
         seconds=round(time.perf_counter() - started, 4),
+        device=scorer.device,
+        failed=count,
+        failed_uri=job.failed_uri(part.index) if failed is not None else None,
     )
     storage.write(job.receipt_uri(part.index), receipt.model_dump_json(indent=2).encode())
     return receipt
@@ -166,23 +184,28 @@ def score_part(
 
 def scored_rows(
     job: ScoringJob, part: Part, scorer: Scorer, quarantined: Mapping[int, NDArray[np.int64]]
-) -> pa.Table:
-    """The rows of one part as they are published, in the order of the key; see `score_part`."""
+) -> ScoredRows:
+    """What `score_part` writes, in the order of the key."""
+    import numpy as np
     import pyarrow as pa
 
     needed = dict.fromkeys((*job.key, *job.pass_through, *scorer.columns))
-    rows = read_part(part, list(needed))
+    whole = rows = read_part(part, list(needed))
     missing = [name for name in needed if name not in rows.column_names]
     if missing:
         raise PermanentError(
             f"the snapshot has no column {', '.join(missing)}, which the model or the table needs",
             do="select it in features.sql",
         )
-    set_aside = quarantined.get(part.index)
-    if set_aside is not None:
-        rows = rows.filter(_all_but(rows.num_rows, set_aside, part))
-    scores = _scores(part, rows, scorer)
-    _require_finite(job, part, rows, scores)
+    keep = _all_but(rows.num_rows, quarantined.get(part.index, ()), part)
+    rows = rows.filter(pa.array(keep)) if not keep.all() else rows
+    scores, reasons = scores_without_poison(job, part, rows, scorer)
+    failed = None
+    if reasons:
+        positions = np.flatnonzero(keep)
+        by_position = {int(positions[row]): reason for row, reason in reasons.items()}
+        failed = quarantine_table(whole, part.index, by_position, job.key)
+        rows = rows.filter(pa.array(_all_but(rows.num_rows, sorted(reasons), part)))
     lineage = {
         "model_name": job.model.name,
         "model_version": job.model.version,
@@ -193,12 +216,12 @@ def scored_rows(
     scored = rows.select([*job.key, *job.pass_through]).append_column(job.score_column, scores)
     for name, value in lineage.items():
         scored = scored.append_column(name, pa.repeat(value, rows.num_rows))
-    return scored
+    return ScoredRows(scored, failed)
 
 
-def _all_but(rows: int, positions: NDArray[np.int64], part: Part) -> pa.Array:
+def _all_but(rows: int, positions: Sequence[int] | NDArray[np.int64], part: Part) -> Any:
+    """A mask of `rows` booleans, False at the `positions`, which ascend."""
     import numpy as np
-    import pyarrow as pa
 
     if rows and len(positions) and not 0 <= positions[0] <= positions[-1] < rows:
         raise CorruptData(
@@ -206,43 +229,22 @@ def _all_but(rows: int, positions: NDArray[np.int64], part: Part) -> pa.Array:
             do="run the gate again",
         )
     keep = np.ones(rows, dtype=bool)
-    keep[positions] = False
-    return pa.array(keep)
+    keep[np.asarray(positions, dtype=np.int64)] = False
+    return keep
 
 
-def _scores(part: Part, rows: pa.Table, scorer: Scorer) -> pa.Array:
-    """One score per row; a part goes to the model whole, always the same rows together."""
-    import pyarrow as pa
-
-    batches = rows.select(list(scorer.columns)).combine_chunks().to_batches()
-    try:
-        scores = [scorer.score(batch) for batch in batches]
-    except DaybreakError as error:
-        error.where = error.where or f"part {part.index}"
-        raise
-    except Exception as error:
-        raise PermanentError(
-            f"the model failed on part {part.index}: {type(error).__name__}: {error}",
-            where=part.uri,
-            do="see that the features have the types that the model was trained on",
-        ) from error
-    return pa.chunked_array(scores, pa.float64()).combine_chunks()
-
-
-def _require_finite(job: ScoringJob, part: Part, rows: pa.Table, scores: pa.Array) -> None:
-    import numpy as np
-
-    values = scores.to_numpy()
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        first = int(bad[0])
-        key = ", ".join(f"{name}={rows[name][first].as_py()}" for name in job.key)
-        raise PermanentError(
-            f"the model gives {values[first]} for {key}, and no finite score for {len(bad):,} of "
-            f"the {rows.num_rows:,} rows of part {part.index}",
-            where=part.uri,
-            do="have suite.yaml set such rows aside, or mend the model",
-        )
+def scored_columns(
+    key: Sequence[str], pass_through: Sequence[str], score_column: str, source: Sequence[Column]
+) -> tuple[Column, ...]:
+    """The columns of scored files, in order; `source` are those of the snapshot."""
+    kept = {column.name: column for column in source}
+    lineage = ("model_name", "model_version", "model_digest", "run_id")
+    return (
+        *(kept[name] for name in (*key, *pass_through)),
+        Column(name=score_column, type="double"),
+        *(Column(name=name, type="string") for name in lineage),
+        Column(name="scored_at", type="timestamp[us, tz=UTC]"),
+    )
 
 
 def _parquet(scored: pa.Table, job: ScoringJob) -> bytes:

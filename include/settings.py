@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,9 @@ _QUIET = {
     # A registry that is away is the orchestrator's to retry: seven tries inside one call, MLflow's
     # default, take four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    # For the server that Prefect starts for one run: uvloop 0.23 was seen to sleep on when a thread
+    # had ended its work, until a signal woke it.
+    "UVICORN_LOOP": "asyncio",
 }
 
 
@@ -37,13 +41,25 @@ class AirflowServer:
 
 
 @dataclass(frozen=True)
+class PrefectServer:
+    """The address of a Prefect API, which ends in /api, and Prefect Cloud's key or a login.
+
+    `auth` is `user:password` of a server with basic authentication; a key goes first.
+    """
+
+    url: str
+    key: str | None = field(repr=False)
+    auth: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Settings:
     """`home` holds what Daybreak makes on this machine; the URIs may lie anywhere else.
 
     `workspace` and `registry` are URIs, `pipelines` the folder that holds the pipeline folders,
     `connections_file` an airflow_settings.yaml whose connections are the last resort. `airflow` is
-    where `daybreak backfill --via airflow` finds Airflow's API server. `notify` are Apprise URLs;
-    they hold passwords and tokens.
+    where `daybreak backfill --via airflow` finds Airflow's API server, `prefect` where `--via
+    prefect` finds Prefect's. `notify` are Apprise URLs; they hold passwords and tokens.
     """
 
     home: Path
@@ -53,7 +69,9 @@ class Settings:
     cache: Path
     connections_file: Path
     airflow: AirflowServer
+    prefect: PrefectServer
     notify: tuple[str, ...] = field(repr=False)
+    backfill_pool: str | None = None
 
 
 def settings() -> Settings:
@@ -78,7 +96,14 @@ def settings() -> Settings:
             password=os.environ.get("DAYBREAK_AIRFLOW_PASSWORD") or None,
             token=os.environ.get("DAYBREAK_AIRFLOW_TOKEN") or None,
         ),
+        # Prefect's own variables: who has a Prefect has set them for it.
+        prefect=PrefectServer(
+            url=(os.environ.get("PREFECT_API_URL") or "http://127.0.0.1:4200/api").rstrip("/"),
+            key=os.environ.get("PREFECT_API_KEY") or None,
+            auth=os.environ.get("PREFECT_API_AUTH_STRING") or None,
+        ),
         notify=_urls(os.environ.get("DAYBREAK_NOTIFY") or ""),
+        backfill_pool=os.environ.get("DAYBREAK_BACKFILL_POOL") or None,
     )
 
 
@@ -98,6 +123,16 @@ def current_user() -> str:
 def inherited_environment() -> dict[str, str]:
     """A copy of this process's environment, for the children that it starts."""
     return dict(os.environ)
+
+
+def spark_submitted() -> bool:
+    """Whether spark-submit started this process, with a master and settings of its own."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def show_gpus(addresses: Sequence[str]) -> None:
+    """Let the libraries of this process see these GPUs alone; before any of them is imported."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(addresses)
 
 
 @cache

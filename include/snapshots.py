@@ -17,6 +17,7 @@ from include import storage
 from include.errors import CorruptData, PermanentError
 from include.partition import Partition
 from include.run import Column, Part, Run, Snapshot, SnapshotManifest
+from include.stored import load
 from include.workspace import SHORT, Workspace
 
 if TYPE_CHECKING:
@@ -82,13 +83,7 @@ def write_snapshot(
 
 def load_manifest(snapshot: Snapshot) -> SnapshotManifest:
     """The manifest of a snapshot; raises CorruptData where it is gone or another one's."""
-    try:
-        content = storage.read(snapshot.uri)
-    except FileNotFoundError:
-        raise CorruptData(
-            f"the snapshot's manifest {snapshot.uri} is gone", do="run the partition again"
-        ) from None
-    manifest = SnapshotManifest.model_validate_json(content)
+    manifest = manifest_at(snapshot.uri)
     if manifest.digest != snapshot.digest:
         raise CorruptData(
             f"{snapshot.uri} is the manifest of another snapshot "
@@ -96,6 +91,16 @@ def load_manifest(snapshot: Snapshot) -> SnapshotManifest:
             do="run the partition again",
         )
     return manifest
+
+
+def manifest_at(uri: str) -> SnapshotManifest:
+    """The manifest at `uri`; raises CorruptData where it is gone."""
+    try:
+        return load(SnapshotManifest, uri, "the manifest of a snapshot")
+    except FileNotFoundError:
+        raise CorruptData(
+            f"the snapshot's manifest {uri} is gone", do="run the partition again"
+        ) from None
 
 
 def read_part(part: Part, columns: Sequence[str] | None = None) -> pa.Table:
@@ -175,9 +180,24 @@ def _settle(uri: str, manifest: SnapshotManifest) -> bool:
     content = manifest.model_dump_json(indent=2).encode()
     if storage.create(uri, content):
         return True
-    there = SnapshotManifest.model_validate_json(storage.read(uri))
-    if all(storage.exists(part.uri) for part in there.parts):
+    try:
+        there = manifest_at(uri)
+    except CorruptData:  # damaged, or deleted since: ours takes its place
+        there = None
+    if there is not None and there.parts == manifest.parts:
+        # Ours: an object store may take a request, lose its answer, and refuse the repetition.
+        return True
+    if there is not None and there.digest == manifest.digest and all(map(_is_there, there.parts)):
         return False
-    # Somebody deleted parts of it: these ones are the same bytes.
+    # Somebody deleted parts of it, or cut them short: these ones are the same bytes.
     storage.write(uri, content)
     return True
+
+
+def _is_there(part: Part) -> bool:
+    """Whether a part is in storage in its whole length."""
+    try:
+        _, size = storage.read_end(part.uri, 1)
+    except FileNotFoundError:
+        return False
+    return size == part.bytes

@@ -7,6 +7,7 @@ whole objects is all that Daybreak needs, and it is the same on a disk and on an
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,9 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from include.errors import PermanentError, TransientError
+
+# How an object's name ends on a disk until it is whole.
+_UNFINISHED = re.compile(r"#\d+$")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ def write(uri: str, data: bytes) -> None:
 def create(uri: str, data: bytes) -> bool:
     """Write the object unless there is one already; False where there was one.
 
-    Of many writers at once exactly one gets True.
+    Of many writers at once exactly one gets True. An object store may take a request and lose its
+    answer: then the writer asks again, and gets False for what it wrote itself.
     """
     import obstore
     from obstore.exceptions import AlreadyExistsError
@@ -118,15 +123,45 @@ def entries(uri: str) -> Iterator[Entry]:
         yield Entry(join(uri, below), meta["size"], meta["last_modified"])
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file on a disk is no object yet, and never will be once its writer is dead."""
+    return _UNFINISHED.search(name) is not None
+
+
+def unfinished(uri: str) -> Iterator[Entry]:
+    """What killed writers left of objects below `uri`; on a disk only.
+
+    There, obstore and delta-rs write an object as <name>#1 and rename it. They pass over such names
+    wherever they list. On an object store an unfinished upload is no object; its own life-cycle
+    rules remove it.
+    """
+    root = local_path(uri)
+    if root is None:
+        return
+    for path in sorted(root.rglob("*#*")):
+        if not is_unfinished(path.name):
+            continue
+        try:
+            found = path.stat()
+        except FileNotFoundError:  # it was whole, and renamed, since it was listed
+            continue
+        modified_at = dt.datetime.fromtimestamp(found.st_mtime, dt.UTC)
+        yield Entry(join(uri, path.relative_to(root).as_posix()), found.st_size, modified_at)
+
+
 def delete(uris: list[str]) -> None:
     """Delete these objects; one that is gone already is no error."""
     import obstore
 
     for uri in uris:
+        path = local_path(uri)
         store, key = _locate(uri)
         with _translated(uri, "delete"):
             try:
-                obstore.delete(store, key)
+                if path is not None and is_unfinished(path.name):
+                    path.unlink()  # obstore knows no such name
+                else:
+                    obstore.delete(store, key)
             except FileNotFoundError:
                 continue
 
@@ -163,12 +198,15 @@ class _translated:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
-        if kind is None or issubclass(kind, FileNotFoundError):
+        looked_up = self.operation in ("read", "delete")
+        if kind is None or (looked_up and issubclass(kind, FileNotFoundError)):
             return
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         first_line = str(error).splitlines()[0] if str(error) else kind.__name__
         found = f"storage could not {self.operation} {self.uri}: {first_line}"
+        if issubclass(kind, FileNotFoundError):
+            raise PermanentError(found, do="create that bucket, or correct its name") from error
         if issubclass(kind, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
             raise PermanentError(found, do="give this process access to it") from error
         if issubclass(kind, (BaseError, OSError)):

@@ -10,6 +10,7 @@ from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from include.config import Notify
+from include.errors import BadConfig
 from include.lateness import (
     Hold,
     Missed,
@@ -55,7 +56,8 @@ def alarm(missed: Missed, now: dt.datetime | None = None) -> str:
         named = missed.pipeline
         pipeline = _read("the pipeline's folder", lambda: load_named(where.pipelines, named))
     partition = run.partition if run else _partition(pipeline, missed) if pipeline else None
-    readers = _read("the table", lambda: _readers(workspace, pipeline, partition))
+    found = _read("the table", lambda: [_readers(workspace, pipeline, partition)])
+    readers = found[0] if found else None
     if _published(missed, records, partition, readers):
         return _said(missed, "the predictions are published: nobody is alarmed")
     if "deadline" not in (pipeline.config.notify if pipeline else Notify()).on:
@@ -64,7 +66,9 @@ def alarm(missed: Missed, now: dt.datetime | None = None) -> str:
         return _said(missed, "DAYBREAK_NOTIFY names no service: nobody is alarmed")
     hold = hold_of(missed, records) if records is not None else None
     taken = _read("the runs before", lambda: usual_seconds(workspace)) or {}
-    message = message_of(missed, pipeline, partition, hold, taken, readers, now)
+    timezone = pipeline.config.schedule.timezone if pipeline else "UTC"
+    seen = told_of_readers(readers, timezone) if found else "the table could not be asked"
+    message = message_of(missed, pipeline, partition, hold, taken, seen, now)
     told = notify(
         workspace,
         missed.run_id,
@@ -83,7 +87,7 @@ def message_of(
     partition: Partition | None,
     hold: Hold | None,
     taken: dict[str, list[float]],
-    readers: Readers | None,
+    readers: str,
     now: dt.datetime,
 ) -> Message:
     """The message's text: what is late, what it hangs on, when it may come, what readers see."""
@@ -99,7 +103,7 @@ def message_of(
         "Where": _where(missed, hold, timezone, now),
         "Why": hold.found if hold else None,
         "Expected": _expected(hold, taken, timezone, now),
-        "Readers": told_of_readers(readers, timezone),
+        "Readers": readers,
         "Do": f"{do}.",
         "Run": missed.url or missed.run_id,
         "Owner": pipeline.config.owner if pipeline else None,
@@ -167,7 +171,7 @@ def _readers(
     workspace: Workspace, pipeline: Pipeline | None, partition: Partition | None
 ) -> Readers | None:
     if pipeline is None:
-        return None
+        raise BadConfig("without the pipeline nothing says where its table is")
     store = open_store(pipeline.config.predictions, workspace.predictions())
     found = readers_see(store, partition.as_of if partition else None)
     if found is None:

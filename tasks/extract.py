@@ -5,8 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING
 
+from include.config import PipelineConfig
+from include.engine_config import SparkEngine, SparkGpu
 from include.errors import PermanentError
 from include.keys import KeyOrder
+from include.partition import Partition
 from include.pipeline import Pipeline, planned_pipeline
 from include.run import Run, Snapshot
 from include.snapshots import write_snapshot
@@ -38,8 +41,12 @@ def extract(run: Run) -> Snapshot:
                     "correct `key` in pipeline.yaml",
                 )
 
-        with open_warehouse(config.warehouse) as warehouse:
-            reader = warehouse.read(pipeline.sql, parameters(run), config.key)
+        # The reader is closed too: one that an error's traceback keeps alive holds the file, and
+        # DuckDB then never opens it again in this process, as for a retry.
+        with (
+            open_warehouse(config.warehouse, _gpu(config)) as warehouse,
+            warehouse.read(pipeline.sql, parameters(run.partition), config.key) as reader,
+        ):
             _require_columns(run, pipeline, reader.schema.names)
             snapshot = write_snapshot(
                 run,
@@ -53,9 +60,14 @@ def extract(run: Run) -> Snapshot:
     return snapshot
 
 
-def parameters(run: Run) -> dict[str, dt.date]:
+def _gpu(config: PipelineConfig) -> SparkGpu | None:
+    """The GPUs of the pipeline's Spark, for features.sql where `rapids` says so."""
+    gpu = config.engine.gpu if isinstance(config.engine, SparkEngine) else None
+    return gpu if gpu is not None and gpu.rapids else None
+
+
+def parameters(partition: Partition) -> dict[str, dt.date]:
     """What features.sql may bind: $as_of, $partition_start and the exclusive $partition_end."""
-    partition = run.partition
     return {
         "as_of": partition.as_of,
         "partition_start": partition.start,

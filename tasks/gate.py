@@ -19,11 +19,12 @@ from include.gates.contract import (
     quarantine_check,
     row_count_check,
 )
-from include.gates.quarantine import quarantined, write_quarantine
+from include.gates.quarantine import quarantined
 from include.gates.suite import load_suite
 from include.gates.validation import columns_read, validate
 from include.keys import KeyOrder
 from include.pipeline import planned_pipeline
+from include.quarantine import write_quarantine
 from include.run import GateResult, Run, Snapshot, SnapshotManifest
 from include.snapshots import load_manifest, read_part
 from include.workspace import Workspace

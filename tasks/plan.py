@@ -8,6 +8,7 @@ import hashlib
 from include import storage
 from include.errors import PermanentError
 from include.models.registry import pin_model
+from include.overrides import overridden
 from include.partition import Partition, partition_for
 from include.pipeline import Pipeline, load_named
 from include.run import Request, Run
@@ -33,7 +34,8 @@ def plan(request: Request) -> Run:
             request.model_dump_json(indent=2).encode(),
         )
         pipeline = load_named(where.pipelines, request.pipeline)
-        partition = _partition(pipeline, request)
+        partition = partition_of(pipeline, request, dt.datetime.now(dt.UTC))
+        pipeline = overridden(pipeline, request)
         model = pin_model(pipeline.config.model, workspace, request.model_version)
         frozen = pipeline.model_dump_json(indent=2).encode()
         run = Run(
@@ -56,7 +58,7 @@ def plan(request: Request) -> Run:
     return run
 
 
-def _partition(pipeline: Pipeline, request: Request) -> Partition:
+def partition_of(pipeline: Pipeline, request: Request, now: dt.datetime) -> Partition:
     """The partition asked for; one that the schedule could not have reached yet is refused."""
     rule, schedule = pipeline.config.partition, pipeline.config.schedule
     partition = partition_for(
@@ -66,7 +68,6 @@ def _partition(pipeline: Pipeline, request: Request) -> Partition:
         explicit=request.partition_date,
         at=request.at,
     )
-    now = dt.datetime.now(dt.UTC)
     newest = partition_for(rule.grain, rule.lag, schedule.timezone, at=now)
     if partition.start > newest.start:
         raise PermanentError(

@@ -5,51 +5,38 @@ from __future__ import annotations
 import datetime as dt
 import logging
 
-from include import storage
+from include import approvals, storage
+from include.approvals import Held, standing_of
 from include.audit import Audited, HeldForApproval, audit, require
 from include.config import PipelineConfig
 from include.errors import CorruptData
 from include.pipeline import planned_pipeline
 from include.run import (
-    Check,
-    Column,
     GateResult,
     Published,
+    Receipt,
     Run,
     Scored,
     Snapshot,
     SnapshotManifest,
-    Value,
 )
-from include.score_shift import Reference, Shift
-from include.scoring import ScoringJob, load_job, receipts
+from include.score_shift import Reference
+from include.scoring import ScoringJob, load_job, receipts, scored_columns
 from include.snapshots import load_manifest
-from include.stores import RolledBack, Store, VersionManifest, open_store
+from include.stores import Decision, RolledBack, Store, Version, VersionManifest, open_store
 from include.workspace import Workspace
 from tasks.step import step_of
 
 log = logging.getLogger("daybreak")
 
 
-class Held(Value):
-    """A version that waits for a person, as `held.json` beside its receipts."""
-
-    pipeline: str
-    as_of: dt.date
-    version: str
-    run_id: str
-    held_at: dt.datetime
-    shift: Shift
-    message: str
-    checks: tuple[Check, ...]
-
-
 def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> Published:
     """Make the scored version current; safe to repeat, and `unchanged` where it is already.
 
     Raises AuditFailed where the files are no version to publish, and HeldForApproval, after
-    `held.json` is written, where the scores moved too far from the version that it follows.
-    Raises RolledBack where a person rolled back from this very version.
+    `held.json` is written, where the scores moved too far from the version that it follows and
+    nobody has approved it yet. Raises Rejected where a person rejected this very version, and
+    RolledBack where a person rolled back from it.
     """
     with step_of(run, "publish") as recorder:
         config = planned_pipeline(run).config
@@ -57,27 +44,43 @@ def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> P
         store = open_store(config.predictions, workspace.predictions())
         as_of = run.partition.as_of
         current, manifest = store.current(as_of), store.manifest(as_of, scored.version)
-        checks: tuple[Check, ...] = ()
+        audited, approval = Audited((), None), None
         if current is None or manifest is None or current.version != scored.version:
             source = load_manifest(snapshot)
             manifest = _manifest(run, config, source, gate, scored, snapshot.uri)
             store.stage(manifest)
-            _require_not_rolled_back(store, manifest)
+            require_not_rolled_back(store, manifest)
+            approvals.require_not_rejected(standing_of(workspace, as_of, scored.version))
             reference = _followed(store, as_of)
             audited = audit(
                 manifest, source, config.predictions.audit, config.model.output, reference
             )
-            _require(audited, manifest, workspace)
-            checks = audited.checks
-        published = store.commit(manifest, run.planned_at)
-        storage.delete([held_uri(workspace, as_of, scored.version)])
-        if published.note:
-            log.warning(f"{run.pipeline} {run.partition}: {published.note}")
-        recorder.result = published.model_copy(update={"checks": checks})
+            _forget_damaged(scored, audited)
+            approval = _cleared(run, config, manifest, audited, current)
+        published = store.commit(manifest, run.planned_at, approval)
+        if approval is None and audited.checks:
+            approvals.forget(workspace, as_of, scored.version)
+        recorder.result = noted(run, published, approval, audited)
         return recorder.result
 
 
-def _require_not_rolled_back(store: Store, manifest: VersionManifest) -> None:
+def _forget_damaged(scored: Scored, audited: Audited) -> None:
+    """Without their receipts, the next run scores the parts again whose files are damaged."""
+    if audited.damaged:
+        job = load_job(scored.uri)
+        storage.delete([job.receipt_uri(part) for part in audited.damaged])
+
+
+def noted(run: Run, published: Published, approval: Decision | None, audited: Audited) -> Published:
+    """What was published, with its audit and what a person should know of it."""
+    notes = [published.note, f"approved {approval}" if approval is not None else None]
+    if published.note:
+        log.warning(f"{run.pipeline} {run.partition}: {published.note}")
+    note = "; ".join(filter(None, notes)) or None
+    return published.model_copy(update={"checks": audited.checks, "note": note})
+
+
+def require_not_rolled_back(store: Store, manifest: VersionManifest) -> None:
     """`commit` would refuse it too, but only after an audit that may hold it for a person."""
     known = {version.version: version for version in store.versions(manifest.as_of)}
     version = known.get(manifest.version)
@@ -91,28 +94,40 @@ def _require_not_rolled_back(store: Store, manifest: VersionManifest) -> None:
         )
 
 
-def held_uri(workspace: Workspace, as_of: dt.date, version: str) -> str:
-    return storage.join(workspace.scores(as_of, version), "held.json")
-
-
-def _require(audited: Audited, manifest: VersionManifest, workspace: Workspace) -> None:
+def _cleared(
+    run: Run,
+    config: PipelineConfig,
+    manifest: VersionManifest,
+    audited: Audited,
+    current: Version | None,
+) -> Decision | None:
+    """The approval of a version that needed one; raises HeldForApproval, after the question."""
+    workspace, now = Workspace(run.workspace, run.pipeline), dt.datetime.now(dt.UTC)
     try:
         require(audited, manifest)
     except HeldForApproval as error:
+        standing = standing_of(workspace, manifest.as_of, manifest.version)
+        if standing.state(now) == "approved":
+            return standing.answers[-1].decision
         assert audited.shift is not None
-        held = Held(
-            pipeline=manifest.pipeline,
-            as_of=manifest.as_of,
-            version=manifest.version,
-            run_id=manifest.run_id,
-            held_at=dt.datetime.now(dt.UTC),
-            shift=audited.shift,
-            message=error.found,
-            checks=audited.checks,
+        rules = config.predictions.audit
+        held = approvals.ask(
+            workspace,
+            Held(
+                pipeline=manifest.pipeline,
+                as_of=manifest.as_of,
+                version=manifest.version,
+                run=run,
+                held_at=now,
+                until=now + dt.timedelta(hours=rules.approval_hours),
+                replaces=current.version if current is not None else None,
+                shift=audited.shift,
+                message=error.found,
+                checks=audited.checks,
+            ),
         )
-        uri = held_uri(workspace, manifest.as_of, manifest.version)
-        storage.write(uri, held.model_dump_json(indent=2).encode())
-        raise
+        raise HeldForApproval(error.found, do=held.how_to_answer()) from None
+    return None
 
 
 def _followed(store: Store, as_of: dt.date) -> Reference | None:
@@ -138,6 +153,21 @@ def _followed(store: Store, as_of: dt.date) -> Reference | None:
     )
 
 
+def _whole_parts(job: ScoringJob, source: SnapshotManifest) -> tuple[Receipt, ...]:
+    """The receipts in the order of the parts; CorruptData where a part is not as it was scored."""
+    found = receipts(job)
+    missing = {part.index for part in source.parts} - {receipt.part for receipt in found}
+    if missing:
+        first = min(missing)
+        raise CorruptData(
+            f"part {first} of version {job.version} is gone, or not of the size that was scored"
+            + (f", and so are {len(missing) - 1} more" if len(missing) > 1 else ""),
+            where=job.part_uri(first),
+            do="run the partition again, which scores what is missing",
+        )
+    return tuple(sorted(found, key=lambda receipt: receipt.part))
+
+
 def _manifest(
     run: Run,
     config: PipelineConfig,
@@ -147,6 +177,7 @@ def _manifest(
     snapshot_uri: str,
 ) -> VersionManifest:
     job = load_job(scored.uri)
+    parts = _whole_parts(job, source)
     return VersionManifest(
         pipeline=run.pipeline,
         as_of=job.as_of,
@@ -156,8 +187,8 @@ def _manifest(
         quarantined=scored.quarantined,
         key=job.key,
         score_column=job.score_column,
-        columns=_columns(job, source),
-        parts=tuple(sorted(receipts(job), key=lambda receipt: receipt.part)),
+        columns=scored_columns(job.key, job.pass_through, job.score_column, source.columns),
+        parts=parts,
         snapshot_uri=snapshot_uri,
         snapshot_digest=source.digest,
         quarantine_uri=gate.quarantine_uri,
@@ -168,16 +199,5 @@ def _manifest(
         run_id=job.run_id,
         scored_at=job.scored_at,
         environment=job.environment,
-    )
-
-
-def _columns(job: ScoringJob, source: SnapshotManifest) -> tuple[Column, ...]:
-    """The columns of the scored files, in order."""
-    kept = {column.name: column for column in source.columns}
-    lineage = ("model_name", "model_version", "model_digest", "run_id")
-    return (
-        *(kept[name] for name in (*job.key, *job.pass_through)),
-        Column(name=job.score_column, type="double"),
-        *(Column(name=name, type="string") for name in lineage),
-        Column(name="scored_at", type="timestamp[us, tz=UTC]"),
+        failed=scored.failed,
     )

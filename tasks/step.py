@@ -72,6 +72,12 @@ def recorded(
     except Exception as error:
         record("failed", {"error": type(error).__name__, "found": str(error)})
         raise
+    except BaseException as stop:  # Ctrl-C, SIGTERM, an orchestrator's own way to say so
+        name = type(stop).__name__
+        found = f"the step was stopped ({name}{f': {stop}' if str(stop) else ''})"
+        again = "run it again: what is finished stays, and it goes on from there"
+        record("failed", {"error": name, "found": found, "do": again})
+        raise
     record("success", None)
 
 

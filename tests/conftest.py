@@ -18,6 +18,10 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "everywhere")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kubeconfig", help="the cluster of the tests marked cluster")
+
+
 @pytest.fixture(scope="session")
 def built_world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> World:
     """The world that the others are copies of, built once a session, also with xdist."""

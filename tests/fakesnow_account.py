@@ -36,7 +36,7 @@ class Account:
                     "port": self.port,
                     "protocol": "http",
                     "login_timeout": 5,
-                    "network_timeout": 1,
+                    "network_timeout": 5,
                     "statement_timeout": 120,
                     **extra,
                 },

@@ -2,10 +2,10 @@
 
     python fakesnow_app.py        prints its port, and ends when its standard input does
 
-Two things are as in Snowflake that are not in fakesnow: a statement that meets another writer's
-change fails with the error of a lock that could not be had, where fakesnow answers HTTP 500; and a
-transaction whose client died can be ended, which `POST /abort?database=…` does here and Snowflake
-itself after some hours, or SYSTEM$ABORT_TRANSACTION.
+Three things are here as in Snowflake, which fakesnow by itself does otherwise: a statement that
+meets another writer's change fails with the error of a lock that could not be had (not HTTP 500); a
+null in a column of timestamps arrives as one (not as 1970); and a transaction whose client died can
+be ended, with `POST /abort?database=…`, as SYSTEM$ABORT_TRANSACTION does it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import threading
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import uvicorn
 from fakesnow.cursor import FakeSnowflakeCursor
 from snowflake.connector.errors import ProgrammingError
@@ -26,6 +27,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 server = importlib.import_module("fakesnow.server")  # the package has a function of that name
+arrow = importlib.import_module("fakesnow.arrow")
+_timestamps = arrow.timestamp_to_sf_struct
 _execute = FakeSnowflakeCursor.execute
 
 
@@ -38,6 +41,15 @@ def execute(self: FakeSnowflakeCursor, *args: Any, **kwargs: Any) -> FakeSnowfla
             errno=625,
             sqlstate="57014",
         ) from error
+
+
+def timestamps(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    structs = _timestamps(values)
+    nulls = values.is_null()
+    if isinstance(nulls, pa.ChunkedArray):
+        nulls = nulls.combine_chunks()
+    fields = [structs.type.field(position) for position in range(structs.type.num_fields)]
+    return pa.StructArray.from_arrays(structs.flatten(), fields=fields, mask=nulls)
 
 
 def abort(request: Request) -> JSONResponse:
@@ -56,8 +68,10 @@ def abort(request: Request) -> JSONResponse:
 
 def main() -> None:
     FakeSnowflakeCursor.execute = execute
+    arrow.timestamp_to_sf_struct = timestamps
     server.app.router.routes.append(Route("/abort", abort, methods=["POST"]))
-    listening = socket.socket()
+    # With the protocol named, asyncio sends every answer at once; else each would wait 40 ms.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     listening.listen(128)
     print(listening.getsockname()[1], flush=True)

@@ -62,7 +62,7 @@ def described(dag: Any) -> dict[str, Any]:
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
         "params": {
-            name: {"default": param.value, **param.schema}
+            name: {"default": param.value, "description": param.description, **param.schema}
             for name, param in ((name, dag.params.get_param(name)) for name in dag.params)
         },
         "tasks": {
@@ -76,6 +76,7 @@ def described(dag: Any) -> dict[str, Any]:
                 "timeout": task.execution_timeout and task.execution_timeout.total_seconds(),
                 "owner": task.owner,
                 "pool": task.pool,
+                "links": [link.name for link in task.operator_extra_links],
                 "inlets": [asset.name for asset in task.inlets],
                 "outlets": [asset.name for asset in task.outlets],
             }

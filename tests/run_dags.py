@@ -1,11 +1,13 @@
 """Runs DAGs one after another in one Airflow process: `python -m tests.run_dags < plan.json`.
 
-The plan is {"home", "runs": [{"name", "dag", "conf", "env"}]}; the outcomes go to <home>/runs.json.
+The plan is {"home", "runs": [{"name", "dag", "conf", "env"}]}, with "retry_seconds" where a fault
+takes its time to pass; the outcomes go to <home>/runs.json.
 One process for many runs, because Airflow takes longer to start than a run takes.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import sys
@@ -18,7 +20,7 @@ import dags.local as local
 def main() -> None:
     plan = json.load(sys.stdin)
     home = Path(plan["home"])
-    local.RETRY_DELAY *= 0.05
+    local.RETRY_DELAY = dt.timedelta(seconds=plan.get("retry_seconds", 0.1))
     local.configure(home)
     outcomes = {run["name"]: outcome(run) for run in plan["runs"]}
     (home / "runs.json").write_text(json.dumps(outcomes), "utf-8")
@@ -42,13 +44,14 @@ def outcome(run: dict[str, Any]) -> dict[str, Any]:
         return {"refused": str(error)}
     with create_session() as session:
         values = select(XComModel.task_id, XComModel.value).where(
-            XComModel.run_id == finished.run_id
+            XComModel.run_id == finished.run_id, XComModel.key == "return_value"
         )
-        xcoms = {task: len(json.dumps(value)) for task, value in session.execute(values)}
+        xcoms = dict(session.execute(values).tuples().all())
     return {
         "run_id": finished.run_id,
         "state": finished.state,
-        "xcom_bytes": xcoms,
+        "xcom_bytes": {task: len(json.dumps(value)) for task, value in xcoms.items()},
+        "planned": xcoms.get("plan"),
         "tasks": {
             task.task_id: {"state": task.state, "tries": task.try_number}
             for task in finished.get_task_instances()

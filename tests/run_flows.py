@@ -1,6 +1,7 @@
 """Runs the Prefect flow one time after another: `python -m tests.run_flows < plan.json`.
 
-The plan is {"home", "runs": [{"name", "parameters", "env"}]}; the outcomes go to <home>/runs.json.
+The plan is {"home", "runs": [{"name", "parameters", "env"}]}, with "retry_seconds" where a fault
+takes its time to pass; the outcomes go to <home>/runs.json.
 One process for many runs, because Prefect's server takes longer to start than a run takes.
 """
 
@@ -36,7 +37,9 @@ STEPS = ("plan", "extract", "gate", "score", "publish", "drift", "report")
 def main() -> None:
     plan = json.load(sys.stdin)
     for step in STEPS:
-        getattr(scoring, step).retry_delay_seconds = [0.1] * scoring.RETRIES
+        getattr(scoring, step).retry_delay_seconds = [
+            plan.get("retry_seconds", 0.1)
+        ] * scoring.RETRIES
     with prefect_test_harness(server_startup_timeout=180):
         outcomes = {run["name"]: outcome(run) for run in plan["runs"]}
     (Path(plan["home"]) / "runs.json").write_text(json.dumps(outcomes), "utf-8")
@@ -56,6 +59,8 @@ def outcome(run: dict[str, Any]) -> dict[str, Any]:
         "run_id": str(flow_run.id),
         "name": flow_run.name,
         "state": state.type.value.lower(),
+        "state_name": state.name,
+        "message": state.message,
         "error": str(state.result(raise_on_failure=False)) if state.is_failed() else "",
         "scheduled_at": flow_run.expected_start_time.isoformat(),
         "tasks": {

@@ -188,6 +188,7 @@ def test_a_storage_that_never_answers_does_not_keep_the_alarm(
     found = said(inbox)
     assert found["title"] == "customer_churn: late, not published by 07:00"
     assert found["Where"] == "the run is running; its records could not be read"
+    assert found["Readers"] == "the table could not be asked"
 
 
 def test_a_pipeline_may_do_without_the_alarm(tiny: World, inbox: Inbox) -> None:

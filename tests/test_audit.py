@@ -242,7 +242,8 @@ def test_a_large_shift_is_held_and_says_how_far_and_against_what(store: Table) -
     assert "version v2 is held" in text
     assert f"PSI of {result.shift.psi:.3f} from version vbefore of 2026-02-28" in text  # type: ignore[union-attr]
     assert "mean 0.28" in text and "0.71" in text
-    assert "max_score_psi = 0.5" in text and "raise predictions.audit.max_score_psi" in text
+    assert "max_score_psi = 0.5" in text
+    assert "daybreak approve churn --date 2026-03-01 --version v2" in text
     require(audited(manifest, rules=Rules(max_score_psi=20), reference=reference(before)), manifest)
 
 

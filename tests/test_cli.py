@@ -142,7 +142,8 @@ def test_a_run_prints_nothing_but_its_json_to_stdout_and_its_steps_to_stderr(pub
     printed = json.loads((where / "stdout.json").read_text())
     assert printed["state"] == "published" and printed["exit_code"] == 0
     assert printed["partition"] == str(published.day)
-    assert printed["rows"] == {"in": 300, "scored": 300, "quarantined": 0, "published": 300}
+    counts = {"in": 300, "scored": 300, "quarantined": 0, "failed": 0, "published": 300}
+    assert printed["rows"] == counts
     assert printed["model"] == {"name": "tiny-churn", "version": "1", "alias": "production"}
     assert printed["gate"]["passed"] is True and printed["gate"]["failed"] == []
     assert set(printed["seconds"]) == {*STEPS} - {"report"}

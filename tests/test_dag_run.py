@@ -25,6 +25,8 @@ pytestmark = pytest.mark.e2e
 
 PROJECT = Path(__file__).resolve().parent.parent
 STEPS = ("plan", "extract", "gate", "score", "publish", "drift", "report")
+# Of a run whose version the audit does not hold.
+SKIPPED = dict.fromkeys(("approval.ask", "approval.publish_approved"), "skipped")
 
 
 @dataclass
@@ -90,6 +92,10 @@ def runs(built_world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     thin.configure({"gate": {"min_rows": 100_000}})
     block_drift(blocked)
     broken.configure({"gate": {"min_row": 1}})
+    late = world("late")
+    late.configure({"predictions": {"audit": {"approval_hours": 0.001}}})
+    late.execute(f"UPDATE accounts SET visits = 0 WHERE event_date = '{late.day}'")
+    day_before = {"partition_date": (late.day - dt.timedelta(days=1)).isoformat()}
     stored = world("stored")
     without = {name: value for name, value in stored.env.items() if "AIRFLOW_CONN" not in name}
 
@@ -97,6 +103,12 @@ def runs(built_world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "good": DagRun(good, date),
         "again": DagRun(good, date),
         "no such version": DagRun(good, date | {"model_version": "99"}),
+        "dry run": DagRun(good, date | {"dry_run": True}),
+        "nothing to do": DagRun(good, date | {"rescore": "missing"}),
+        "no such engine": DagRun(good, date | {"engine": "kubernetes"}),
+        "two models": DagRun(good, date | {"model_version": "1", "model_alias": "production"}),
+        "day before": DagRun(late, day_before),
+        "nobody answers": DagRun(late, date),
         "future": DagRun(good, {"partition_date": "2999-01-01"}),
         "misspelt": DagRun(good, {"partition_dat": "2026-02-01"}),
         "no date": DagRun(good, {"partition_date": "yesterday"}),
@@ -144,7 +156,7 @@ def runs(built_world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_a_run_publishes_a_complete_version_and_is_green(runs: dict[str, DagRun]) -> None:
     run = runs["good"]
     assert run.state == "success"
-    assert run.states == dict.fromkeys((*STEPS, "announce", "verdict"), "success")
+    assert run.states == dict.fromkeys((*STEPS, "announce", "verdict"), "success") | SKIPPED
     table = open_store(
         load_pipeline(run.world.folder).config.predictions, run.workspace.predictions()
     )
@@ -189,17 +201,21 @@ def test_the_run_knows_its_page_in_airflow_and_the_time_it_is_for(
 def test_a_failing_gate_is_red_at_once_with_a_report(runs: dict[str, DagRun]) -> None:
     run = runs["thin"]
     assert run.state == "failed"
-    assert run.states == {
-        "plan": "success",
-        "extract": "success",
-        "gate": "failed",
-        "score": "upstream_failed",
-        "publish": "upstream_failed",
-        "announce": "upstream_failed",
-        "drift": "upstream_failed",
-        "report": "success",
-        "verdict": "failed",
-    }
+    assert (
+        run.states
+        == {
+            "plan": "success",
+            "extract": "success",
+            "gate": "failed",
+            "score": "upstream_failed",
+            "publish": "upstream_failed",
+            "announce": "upstream_failed",
+            "drift": "upstream_failed",
+            "report": "success",
+            "verdict": "failed",
+        }
+        | SKIPPED
+    )
     assert run.tries("gate") == 1
     assert run.report["state"] == "failed"
     assert "100,000" in run.error("gate") or "100000" in run.error("gate")
@@ -211,6 +227,7 @@ def test_a_failing_gate_is_red_at_once_with_a_report(runs: dict[str, DagRun]) ->
         ("no such version", "no version '99'"),
         ("future", "2999-01-01 lies in the future"),
         ("misspelt", "unknown parameter 'partition_dat'"),
+        ("two models", "asks for model version '1' and for the alias 'production'"),
     ],
 )
 def test_a_run_that_cannot_be_planned_says_why_in_one_line(
@@ -226,6 +243,42 @@ def test_a_run_that_cannot_be_planned_says_why_in_one_line(
     assert said in message
     assert "\n" not in message
     assert said in json.dumps(run.report, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dry run", "would score 2026-02-05 with model version 1 on the local engine"),
+        ("nothing to do", "nothing to do for 2026-02-05 with rescore: missing: has version v"),
+    ],
+)
+def test_a_run_with_nothing_to_do_says_so_and_is_green(
+    runs: dict[str, DagRun], name: str, said: str
+) -> None:
+    run = runs[name]
+    assert run.state == "success"
+    assert run.states["plan"] == "success"
+    others = {state for task, state in run.states.items() if task != "plan"}
+    assert others == {"skipped"}
+    assert said in json.dumps(run.outcome["planned"])
+    assert not storage.exists(run.workspace.step(run.run_id, "extract"))
+
+
+def test_an_engine_that_the_pipeline_cannot_use_makes_no_run(runs: dict[str, DagRun]) -> None:
+    assert "kubernetes" in runs["no such engine"].outcome["refused"]
+
+
+def test_a_held_version_that_nobody_answers_for_in_time_is_red(runs: dict[str, DagRun]) -> None:
+    assert runs["day before"].state == "success"
+    run = runs["nobody answers"]
+    assert run.state == "failed"
+    states = run.states
+    assert (states["publish"], states["approval.ask"]) == ("skipped", "success")
+    assert states["approval.publish_approved"] == "failed"
+    assert run.tries("approval.publish_approved") == 1
+    assert (states["drift"], states["report"]) == ("upstream_failed", "success")
+    assert "nobody answered until" in run.error("publish")
+    assert run.report["held"]["answer"].startswith("rejected by the time limit")
 
 
 def test_a_date_that_is_none_makes_no_run(runs: dict[str, DagRun]) -> None:

@@ -20,6 +20,7 @@ from tests.world import FEATURES_SQL, PIPELINE_YAML, SUITE_YAML
 PROJECT = Path(__file__).resolve().parent.parent
 UPKEEP = "daybreak_upkeep"
 STEPS = ["plan", "extract", "gate", "score", "publish", "drift", "report"]
+APPROVAL = ["approval.ask", "approval.publish_approved"]
 
 
 def write_pipeline(folder: Path, yaml: str = PIPELINE_YAML) -> None:
@@ -57,6 +58,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The names of tasks and modules that the DAG file itself uses.
     for name in ("score", "plan", "settings", "task"):
         write_pipeline(root / name)
+    local = "engine:\n  kind: local\n  workers: 1\n"
+    assert local in PIPELINE_YAML
+    pods = "engine: {kind: kubernetes, image: 'x:1', retries: 1, deferrable: false}\n"
+    write_pipeline(root / "on_pods", PIPELINE_YAML.replace(local, pods))
+    spark = "engine: {kind: spark, master: 'spark://spark.example.org:7077'}\n"
+    write_pipeline(root / "on_spark", PIPELINE_YAML.replace(local, spark))
     write_pipeline(root / "misspelt", PIPELINE_YAML.replace("min_rows", "min_row"))
     write_pipeline(root / "bad_cron", PIPELINE_YAML.replace("30 2", "99 2"))
     write_pipeline(root / "not a name")
@@ -77,13 +84,34 @@ def churn(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_folder_is_one_dag_and_nothing_else_is(found: dict[str, Any]) -> None:
-    healthy = {"churn", "unscheduled", "score", "plan", "settings", "task"}
+    healthy = {"churn", "on_pods", "on_spark", "unscheduled", "score", "plan", "settings", "task"}
     broken = {f"{name}__config_error" for name in ("misspelt", "bad_cron", "not_a_name", "empty")}
     assert set(found["dags"]) == healthy | broken | {UPKEEP}
     assert found["errors"] == {}
     files = {dag_id: dag["file"] for dag_id, dag in found["dags"].items()}
     assert files.pop(UPKEEP) == "upkeep.py"
     assert set(files.values()) == {"scoring.py"}
+
+
+def test_a_pipeline_on_a_spark_cluster_has_its_application_as_a_task(found: dict[str, Any]) -> None:
+    tasks = found["dags"]["on_spark"]["tasks"]
+    assert tasks["spark.prepare"]["upstream"] == ["extract", "gate", "plan"]
+    assert tasks["spark.application"]["upstream"] == ["spark.prepare"]
+    assert tasks["score"]["upstream"] == ["spark.application", "spark.prepare"]
+    assert tasks["score"]["trigger_rule"] == "all_done_min_one_success"
+
+
+def test_a_pipeline_on_kubernetes_shows_its_pods_before_the_score(found: dict[str, Any]) -> None:
+    tasks = found["dags"]["on_pods"]["tasks"]
+    assert tasks["pods.prepare"]["upstream"] == ["extract", "gate", "plan"]
+    assert tasks["pods.pod"]["upstream"] == ["pods.prepare"]
+    assert tasks["pods.pod"]["retries"] == 1
+    # Nothing but these: whatever becomes of a pod, and only where there was something to score.
+    assert tasks["score"]["upstream"] == ["pods.pod", "pods.prepare"]
+    assert tasks["score"]["trigger_rule"] == "all_done_min_one_success"
+    plain = found["dags"]["churn"]["tasks"]
+    assert {*tasks} - {*plain} == {"pods.prepare", "pods.pod"}
+    assert tasks["publish"]["upstream"] == plain["publish"]["upstream"]
 
 
 def test_parsing_loads_none_of_the_heavy_libraries(found: dict[str, Any]) -> None:
@@ -154,7 +182,7 @@ def test_any_change_of_a_folder_changes_the_tag_of_its_config(
 
 
 def test_the_steps_run_one_after_another(churn: dict[str, Any]) -> None:
-    assert {*churn["tasks"]} == {*STEPS, "announce", "verdict"}
+    assert {*churn["tasks"]} == {*STEPS, *APPROVAL, "announce", "verdict"}
     for before, after in pairwise(STEPS):
         assert after in churn["tasks"][before]["downstream"]
 
@@ -182,13 +210,54 @@ def test_steps_are_retried_with_growing_delays_and_cannot_hang(churn: dict[str, 
 
 
 def test_params_are_typed_and_blank_by_default(churn: dict[str, Any]) -> None:
-    assert set(churn["params"]) == {"partition_date", "model_version"}
-    date, version = churn["params"]["partition_date"], churn["params"]["model_version"]
-    assert date["default"] is None
-    assert set(date["type"]) == {"null", "string"}
-    assert date["format"] == "date"
-    assert version["default"] is None
-    assert set(version["type"]) == {"null", "string"}
+    params = churn["params"]
+    blank = ["partition_date", "model_version", "model_alias", "engine"]
+    assert list(params) == [*blank, "rescore", "dry_run"]
+    for name in blank:
+        assert params[name]["default"] is None
+        assert set(params[name]["type"]) == {"null", "string"}
+    assert params["partition_date"]["format"] == "date"
+    assert (params["rescore"]["default"], params["dry_run"]["default"]) == ("all", False)
+    assert params["rescore"]["enum"] == ["missing", "stale", "all"]
+    assert all(len(each["description"]) > 40 and each["title"] for each in params.values())
+
+
+def test_the_form_offers_only_engines_that_the_pipeline_can_score_on(
+    churn: dict[str, Any],
+) -> None:
+    # Pods need an image, which nothing but the pipeline's own section names.
+    offered = churn["params"]["engine"]["enum"]
+    assert offered[:2] == [None, "local"] and "kubernetes" not in offered
+
+
+def test_a_held_version_is_asked_about_only_where_publish_was_skipped(
+    churn: dict[str, Any],
+) -> None:
+    ask, approved = (churn["tasks"][name] for name in APPROVAL)
+    assert (ask["trigger_rule"], ask["upstream"]) == ("all_skipped", ["publish"])
+    assert "approval.ask" in approved["upstream"]
+    for after in ("announce", "drift"):
+        assert churn["tasks"][after]["trigger_rule"] == "none_failed_min_one_success"
+        assert {"publish", "approval.publish_approved"} <= set(churn["tasks"][after]["upstream"])
+
+
+def test_runs_link_to_their_model_their_table_version_and_their_report(
+    churn: dict[str, Any],
+) -> None:
+    links = {name: task["links"] for name, task in churn["tasks"].items() if task["links"]}
+    assert links == {
+        "plan": ["Model version"],
+        "publish": ["Table version"],
+        "approval.publish_approved": ["Table version"],
+        "report": ["Report"],
+    }
+
+
+def test_a_step_may_take_as_long_as_the_pipeline_says(folders: Path, tmp_path: Path) -> None:
+    slow = PIPELINE_YAML.replace("schedule:\n", "schedule:\n  step_minutes: {score: 600}\n")
+    write_pipeline(tmp_path / "pipelines" / "slow", slow)
+    tasks = parse(tmp_path, tmp_path / "pipelines")["dags"]["slow"]["tasks"]
+    assert (tasks["score"]["timeout"], tasks["extract"]["timeout"]) == (36_000, 7_200)
 
 
 def test_upkeep_is_one_daily_dag_with_a_task_for_each_pipeline(found: dict[str, Any]) -> None:
@@ -280,7 +349,8 @@ def test_a_misspelt_parameter_is_refused_by_name(airflow_run: Any) -> None:
     with pytest.raises(BadConfig) as caught:
         airflow_run.request_of("churn", run, KNOWN)
     assert str(caught.value) == (
-        "churn: unknown parameter 'partition_dat'. Pass only partition_date and model_version."
+        "churn: unknown parameter 'partition_dat'. Did you mean 'partition_date'? Valid "
+        "parameters: partition_date, model_version."
     )
 
 

@@ -335,3 +335,17 @@ def test_repeating_a_publish_that_was_killed_around_the_move_ends_well(
     assert again.outcome == ("published" if moment == "before" else "unchanged")
     assert store.read(DAY).num_rows == 33
     assert [version.version for version in store.versions(DAY)] == ["v1", "v2"]
+
+
+def test_a_commit_is_known_by_its_record_however_old_the_look_at_the_table_is(
+    store: Table,
+) -> None:
+    first = staged(store, "v1")
+    store.commit(first, PLANNED_AT)
+    seen = delta_log.load(store.root)
+    assert seen is not None
+    store.commit(staged(store, "v2"), PLANNED_AT + dt.timedelta(hours=1))
+    commit = store._current_commit(seen, DAY)
+    assert commit is not None
+    # Not the time of scoring, which stands in where nothing else is known.
+    assert (commit.version, commit.planned_at, commit.table_version) == ("v1", PLANNED_AT, 1)

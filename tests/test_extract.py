@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from include import storage
-from include.errors import PermanentError
+from include.errors import PermanentError, TransientError
 from include.snapshots import load_manifest, read_part
 from include.workspace import Workspace
 from tasks.extract import extract
@@ -44,6 +44,18 @@ def test_the_same_data_give_the_same_snapshot_and_changed_data_another(tiny: Wor
     changed = extract(run)
     assert changed.digest != first.digest
     assert load_manifest(first).rows == ROWS
+
+
+def test_a_retry_in_the_same_process_opens_the_warehouse_again(tiny: World) -> None:
+    run = plan(tiny.request())
+    blocked = tiny.home / "workspace" / tiny.name / "snapshots"
+    blocked.write_text("in the way")
+    with pytest.raises(TransientError) as failed:
+        extract(run)
+    blocked.unlink()
+    # Airflow and pytest keep the error, and with it the frames of the attempt that failed.
+    assert failed.tb is not None
+    assert extract(run).rows == ROWS
 
 
 def test_a_day_that_the_warehouse_does_not_hold_is_an_error_and_no_snapshot(tiny: World) -> None:

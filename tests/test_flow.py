@@ -19,7 +19,7 @@ from include.workspace import Workspace, run_id_of
 from tests.world import NAME, ROWS, World, copy_world
 
 # One process makes all the runs, so that one worker has all the tests.
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 PROJECT = Path(__file__).resolve().parent.parent
 STEPS = ("plan", "extract", "gate", "score", "publish", "drift", "report")
@@ -63,13 +63,21 @@ def block(world: World, folder: str) -> None:
 @pytest.fixture(scope="module")
 def runs(built_world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FlowRun]:
     home = tmp_path_factory.mktemp("flow-runs")
-    good, thin, no_scores, no_drift = (copy_world(built_world, home / name) for name in "1234")
+    good, thin, no_scores, no_drift, shifted = (
+        copy_world(built_world, home / name) for name in "12345"
+    )
     thin.configure({"gate": {"min_rows": 100_000}})
+    shifted.configure({"predictions": {"audit": {"max_score_psi": 0.00001}}})
+    other = shifted.register_model(seed=7, alias=None)
     block(no_scores, "scores")
     block(no_drift, "drift")
     date = {"pipeline": NAME, "partition_date": built_world.day.isoformat()}
     planned = {
+        "dry run": FlowRun(good, date | {"dry_run": True}),
         "good": FlowRun(good, date),
+        "not missing": FlowRun(good, date | {"rescore": "missing"}),
+        "before": FlowRun(shifted, date),
+        "shifted": FlowRun(shifted, date | {"model_version": other}),
         "thin": FlowRun(thin, date),
         "future": FlowRun(good, {"pipeline": NAME, "partition_date": "2999-01-01"}),
         "scores blocked": FlowRun(no_scores, date),
@@ -121,6 +129,27 @@ def test_a_run_is_for_the_time_that_it_was_scheduled_for(runs: dict[str, FlowRun
     assert request.at == dt.datetime.fromisoformat(run.outcome["scheduled_at"])
 
 
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(runs: dict[str, FlowRun]) -> None:
+    run = runs["dry run"]
+    assert run.states == {"preview": "completed"}
+    assert f"would score {run.world.day} with model version 1" in run.outcome["message"]
+    assert runs["good"].report["state"] == "published"  # and not unchanged
+
+
+def test_a_run_for_what_is_missing_ends_where_nothing_is(runs: dict[str, FlowRun]) -> None:
+    run = runs["not missing"]
+    assert (run.outcome["state"], run.states) == ("completed", {"preview": "completed"})
+    assert "nothing to do" in run.outcome["message"]
+
+
+def test_a_version_that_waits_for_a_person_is_held_and_not_green(runs: dict[str, FlowRun]) -> None:
+    assert runs["before"].outcome["state_name"] == "Completed"
+    run = runs["shifted"]
+    assert (run.outcome["state"], run.outcome["state_name"]) == ("failed", "Held")
+    assert run.states["publish"] == "failed" and run.outcome["tasks"]["publish"]["tries"] == 1
+    assert run.report["state"] == "held"
+
+
 def test_the_log_lines_of_the_steps_reach_prefect(runs: dict[str, FlowRun]) -> None:
     lines = [json.loads(line) for line in runs["good"].outcome["logs"]]
     finished = [line["step"] for line in lines if line.get("outcome") == "success"]
@@ -152,7 +181,7 @@ def test_a_run_that_cannot_be_planned_has_a_report(runs: dict[str, FlowRun]) -> 
 
 def test_only_what_may_pass_is_retried(runs: dict[str, FlowRun]) -> None:
     run = runs["scores blocked"]
-    assert "storage could not write" in run.outcome["error"]
+    assert "storage could not list" in run.outcome["error"]
     assert run.outcome["tasks"]["score"]["tries"] == 4
     assert runs["thin"].outcome["tasks"]["gate"]["tries"] == 1
 

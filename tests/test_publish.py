@@ -11,16 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from include import storage
+from include.approvals import Held, held_uri
 from include.audit import AuditFailed, HeldForApproval
 from include.config import Predictions
-from include.errors import PermanentError
+from include.errors import CorruptData, PermanentError
 from include.run import GateResult, Published, Run, Scored, Snapshot
 from include.stores import Store, open_store
 from include.workspace import Workspace
 from tasks.extract import extract
 from tasks.gate import gate
 from tasks.plan import plan
-from tasks.publish import Held, held_uri, publish
+from tasks.publish import publish
 from tasks.score import score
 from tests.world import ROWS, World
 
@@ -204,7 +205,7 @@ def test_a_part_that_vanished_is_missed(tiny: World, prepare: Prepare, store: St
     prepared = prepare()
     place = store.parts_uri(tiny.day, prepared.scored.version)
     storage.delete([storage.join(place, "part-00001.parquet")])
-    with pytest.raises(AuditFailed, match="the snapshot has 3 parts"):
+    with pytest.raises(CorruptData, match=r"part 1 .* is gone.*part-00001.*(?i:run the partition)"):
         prepared.publish()
     assert store.current(tiny.day) is None
 

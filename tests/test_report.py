@@ -328,6 +328,7 @@ def test_a_published_run_says_what_readers_see_and_its_counts_reconcile(night: N
         "quarantined": 36,
         "published": 11_998,
         "reconciles": True,
+        "failed": 0,
     }
     seen = _Seen(night.page())
     for words in ("Published", str(content["verdict"]), night.version, MODEL_DIGEST, "growth"):

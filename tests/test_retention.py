@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from include import storage
+from include.approvals import Held, held_uri
 from include.config import Predictions, Retention
 from include.errors import PermanentError
 from include.partition import Partition
 from include.retention import Deletion, expire, plan_expiry
-from include.run import Column, Part, SnapshotManifest
+from include.run import Column, Invocation, ModelVersion, Part, Run, SnapshotManifest
+from include.score_shift import Shift
 from include.stores import Decision, Store, VersionManifest, open_store
 from include.workspace import SHORT, Workspace
 from tests.staged_versions import DAY, rows_of, write_version
@@ -240,12 +242,59 @@ def test_a_version_that_is_held_for_a_person_stays_with_all_that_it_needs(shop: 
     shop.publish("v1")
     held = shop.scored("vheld")
     shop.store.stage(held)
-    shop.put(storage.join(shop.workspace.scores(DAY, "vheld"), "held.json"))
+    shop.put(held_uri(shop.workspace, DAY, "vheld"), waiting("vheld", now(301)).model_dump_json())
     shop.expire(now(300))
     assert shop.store.manifest(DAY, "vheld") == held
     assert all(storage.exists(uri) for uri in shop.needed_by(held))
-    storage.delete([storage.join(shop.workspace.scores(DAY, "vheld"), "held.json")])
-    assert shop.expire(now(300))["version"] == ["vheld"]
+    # Nobody answered: it waits no longer.
+    assert shop.expire(now(302))["version"] == ["vheld"]
+
+
+def waiting(version: str, until: dt.datetime) -> Held:
+    """The question about a held version, open until then."""
+    model = ModelVersion(
+        name="m",
+        version="1",
+        alias=None,
+        flavor="lightgbm",
+        digest="m" * 64,
+        uri="file:///m",
+        mlflow_run_id=None,
+        inputs=(),
+    )
+    run = Run(
+        run_id=f"run-of-{DAY}-{version}",
+        pipeline=NAME,
+        partition=Partition.containing(DAY, "day"),
+        timezone="UTC",
+        workspace="file:///w",
+        pipeline_uri="file:///w/c.json",
+        config_digest="c" * 64,
+        model=model,
+        planned_at=now(),
+        invocation=Invocation(orchestrator="cli", id="1"),
+    )
+    shift = Shift(
+        psi=0.9,
+        noise_psi=0.1,
+        limit=0.5,
+        mean=0.4,
+        reference_mean=0.2,
+        against_as_of=DAY,
+        against_version="v1",
+    )
+    return Held(
+        pipeline=NAME,
+        as_of=DAY,
+        version=version,
+        run=run,
+        held_at=now(),
+        until=until,
+        replaces="v1",
+        shift=shift,
+        message="the scores moved",
+        checks=(),
+    )
 
 
 def test_old_run_folders_go_unless_they_made_a_kept_version(shop: Shop) -> None:

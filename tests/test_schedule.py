@@ -92,7 +92,7 @@ def test_the_table_is_read_by_drift_and_its_versions_are_told_by_announce(
     tasks = dags["churn"]["tasks"]
     assert tasks["drift"]["inlets"] == ["daybreak/churn"]
     assert tasks["announce"]["outlets"] == ["daybreak/churn"]
-    assert tasks["announce"]["upstream"] == ["plan", "publish"]
+    assert tasks["announce"]["upstream"] == ["approval.publish_approved", "plan", "publish"]
     others = [task for name, task in tasks.items() if name not in ("announce", "drift")]
     assert not any(task["inlets"] or task["outlets"] for task in others)
 

@@ -242,6 +242,7 @@ def test_a_changed_part_of_the_snapshot_is_not_scored(tiny: World) -> None:
     left = [entry.uri for entry in storage.entries(workspace.at("scores"))]
     # The others are finished, and need not be done again once the part is mended.
     assert [uri.rpartition("/")[2] for uri in left] == [
+        "failure-00002.json",
         "job.json",
         "part-00000.json",
         "part-00001.json",
@@ -253,6 +254,7 @@ class _Stubborn:
 
     columns: tuple[str, ...] = FEATURES
     releases_gil = True
+    device = "cpu"
 
     def __init__(self, scores: Any) -> None:
         self.scores = scores
@@ -302,7 +304,8 @@ def test_a_score_that_is_no_number_names_the_part_and_the_first_key(
 
 def test_a_model_that_fails_names_the_part(tiny: World) -> None:
     there = _extracted(tiny)
-    with pytest.raises(PermanentError, match="failed on part 2: KeyError: 'age'"):
+    said = "failed on a row of part 2, first on account_id=.*: KeyError: 'age'"
+    with pytest.raises(PermanentError, match=said):
         score_part(_job(tiny, there), there.parts[2], _Stubborn(KeyError("age")), {})
 
 

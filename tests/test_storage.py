@@ -223,3 +223,36 @@ def test_a_directory_in_the_place_of_an_object_is_a_storage_fault_that_names_it(
     (tmp_path / "part.parquet").mkdir()
     with pytest.raises(TransientError, match=r"could not read file:///.*part\.parquet"):
         storage.read((tmp_path / "part.parquet").as_uri())
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_the_end_of_an_object_is_read_alone_and_a_short_one_whole(place, root, request):
+    uri = join(root if place == "disk" else request.getfixturevalue("bucket"), "ends")
+    with pytest.raises(FileNotFoundError):
+        storage.read_end(uri, 4)
+    storage.write(uri, b"0123456789")
+    assert storage.read_end(uri, 4) == (b"6789", 10)
+    assert storage.read_end(uri, 10) == (b"0123456789", 10)
+    assert storage.read_end(uri, 1000) == (b"0123456789", 10)
+    storage.write(uri, b"")
+    assert storage.read_end(uri, 4) == (b"", 0)
+
+
+def test_what_a_killed_writer_left_is_no_object_and_can_be_deleted(root):
+    uri = join(root, "below", "x y")
+    storage.write(uri, b"whole")
+    torn = storage.local_path(uri).with_name("x y#1")
+    torn.write_bytes(b"wh")
+    torn.with_name("a#b").write_bytes(b"an object")
+    assert [entry.uri for entry in storage.entries(root)] == [join(root, "below", "a#b"), uri]
+    (found,) = storage.unfinished(root)
+    assert (found.uri, found.size) == (join(root, "below", "x y#1"), 2)
+    storage.delete([found.uri, found.uri])
+    assert list(storage.unfinished(root)) == []
+    assert storage.read(uri) == b"whole"
+    assert list(storage.unfinished("s3://bucket/anything")) == []
+
+
+def test_a_bucket_that_is_not_there_is_an_error_that_names_it(bucket):
+    with pytest.raises(PermanentError, match="s3://nobody/x.*(?i:create that bucket)"):
+        storage.write("s3://nobody/x", b"1")

@@ -425,7 +425,7 @@ def test_options_that_do_not_go_together_are_bad_usage(
 def test_the_snippets_for_readers_in_the_documentation_run(there: World) -> None:
     text = (PROJECT / "docs" / "versions.md").read_text("utf-8")
     snippets = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert len(snippets) >= 3
+    assert len(snippets) >= 5
     table = Workspace(there.workspace, "tiny").predictions().removeprefix("file://")
     for snippet in snippets:
         for of_the_demo, here in {
@@ -439,6 +439,8 @@ def test_the_snippets_for_readers_in_the_documentation_run(there: World) -> None
         seen: dict[str, Any] = {}
         exec(compile(snippet, "docs/versions.md", "exec"), seen)
         assert len(seen["rows"]) == 298
+        if "spark" in seen:
+            seen["spark"].stop()
 
 
 # expire

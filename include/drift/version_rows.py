@@ -13,6 +13,7 @@ import numpy as np
 from include import storage
 from include.drift.profiles import Profile, Tally, with_scores
 from include.errors import CorruptData
+from include.quarantine import positions_by_part, quarantine_files, read_quarantine
 from include.run import Receipt, SnapshotManifest
 from include.snapshots import read_part
 
@@ -60,12 +61,12 @@ class VersionRows:
                     do="run the partition again",
                 )
             features = read_part(part, names)
-            if part.index in set_aside:
-                keep = np.ones(part.rows, dtype=bool)
-                keep[set_aside[part.index]] = False
+            keep = np.ones(part.rows, dtype=bool)
+            keep[set_aside.get(part.index, [])] = False
+            if not keep.all():
                 features = features.filter(pa.array(keep))
             scores = self._scores(receipts[part.index])
-            if len(scores) != part.rows - len(set_aside.get(part.index, ())):
+            if len(scores) != keep.sum():
                 raise CorruptData(
                     f"part {part.index} of version {self.version} has {len(scores):,} scores for "
                     f"{part.rows:,} rows less those in quarantine",
@@ -79,14 +80,12 @@ class VersionRows:
     def _quarantined(self) -> dict[int, NDArray[np.int64]]:
         """The positions of the quarantined rows, by part."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        if self.quarantine_uri is None:
+        files = quarantine_files(self.quarantine_uri, self.receipts)
+        if not files:
             return {}
-        content = _read(self.quarantine_uri, "the quarantine file")
-        table = pq.read_table(pa.BufferReader(content), columns=["part", "row"])
-        parts, rows = table["part"].to_numpy(), table["row"].to_numpy()
-        return {int(part): rows[parts == part] for part in np.unique(parts)}
+        tables = [read_quarantine(uri, ["part", "row"]) for uri in files]
+        return positions_by_part(pa.concat_tables(tables))
 
     def _scores(self, receipt: Receipt) -> pa.ChunkedArray:
         import pyarrow as pa

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from include.config import Engine as EngineConfig
+    from include.engine_config import EngineConfig
     from include.run import Part, Receipt
     from include.scoring import ScoringJob
 
-MEMBERS = ("local",)
+MEMBERS = ("local", "spark", "kubernetes")
 
 
 class Engine(Protocol):

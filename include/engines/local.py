@@ -3,6 +3,14 @@
 Workers are threads where the model computes without Python's lock, and processes where it holds
 it. Libraries work in one thread each: parts are the parallelism, and a library that starts a
 thread per core in every worker only makes them wait for each other.
+
+Memory: beside the model (once, or once a process), a worker holds one part: its file, the columns
+that the model, the key and the table need, the model's own matrix of them and the scored file. So
+the bound is `workers` x a few times a part of `snapshot.part_rows` rows, however many parts there
+are; bench/engine_memory.py measures it.
+
+What stops the caller stops the engine: after an error, or where the caller stops listening, parts
+under way are finished and no other is begun; on Ctrl-C and SIGTERM they are dropped.
 """
 
 from __future__ import annotations
@@ -11,29 +19,17 @@ import logging
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import (
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    as_completed,
-)
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from include.config import Engine as EngineConfig
-from include.errors import TransientError
-from include.models.pinned import local_model
+from include.engine_config import LocalEngine
+from include.engines.processes import in_processes
+from include.engines.worker import Worker
 from include.run import Part, Receipt
-from include.scorers import Output, Scorer, open_scorer
-from include.scoring import ScoringJob, quarantined_rows, score_part
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from include.scoring import ScoringJob
 
 log = logging.getLogger("daybreak")
 
@@ -41,69 +37,50 @@ log = logging.getLogger("daybreak")
 SPAWN_SECONDS = 5.0
 
 
-class Worker:
-    """A loaded model and the quarantined rows: what scores parts, once per process."""
-
-    def __init__(self, job: ScoringJob) -> None:
-        columns = tuple(column.name for column in job.model.inputs)
-        folder = local_model(job.model)
-        self.job = job
-        self.scorer: Scorer = open_scorer(
-            folder, job.model.flavor, columns, cast(Output, job.output)
-        )
-        self.quarantined: dict[int, NDArray[np.int64]] = quarantined_rows(job)
-
-    def score(self, part: Part) -> Receipt:
-        return score_part(self.job, part, self.scorer, self.quarantined)
-
-
 @dataclass(frozen=True)
 class Local:
     """`workers` at once, 0 for one per core that this process may use.
 
     Processes are started only where they save more than they cost: when what is left to score
-    would take one worker longer than `spawn_seconds`, judged by the first part.
+    would take one worker longer than `spawn_seconds`, judged by the first part. With `batch_rows`,
+    for too little memory, one worker gives the model that many rows at a time.
     """
 
     workers: int = 0
     spawn_seconds: float = SPAWN_SECONDS
+    batch_rows: int = 0
 
     def score(self, job: ScoringJob, parts: Sequence[Part]) -> Iterator[Receipt]:
         """See `Engine`."""
         rest = list(parts)
         if not rest:
             return
-        worker = Worker(job)
-        workers = min(self.workers or available_cores(), len(rest))
-        with _one_thread():
-            if workers > 1 and worker.scorer.releases_gil:
-                threads = ThreadPoolExecutor(workers, "score", initializer=_one_thread)
-                yield from _pooled(threads, worker.score, rest)
-                return
-            first = rest.pop(0)
-            receipt = worker.score(first)
-            yield receipt
-            if workers > 1 and self._worth_processes(first, rest, receipt.seconds):
-                processes = ProcessPoolExecutor(
-                    min(workers, len(rest)),
-                    multiprocessing.get_context("spawn"),
-                    initializer=_start_process,
-                    initargs=(job.model_dump_json(),),
-                )
-                yield from _pooled(processes, _score_in_process, rest)
-                return
-            for part in rest:
-                yield worker.score(part)
+        worker = Worker(job, self.batch_rows)
+        workers = 1 if self.batch_rows else min(self.workers or available_cores(), len(rest))
+        with one_thread():
+            if workers > 1 and not worker.scorer.releases_gil:
+                first = rest.pop(0)
+                seconds = 0.0
+                for receipt in _in_threads(worker, [first], 1):
+                    seconds = receipt.seconds
+                    yield receipt
+                if self._worth_processes(first, rest, seconds):
+                    yield from in_processes(job, rest, min(workers, len(rest)), one_thread)
+                    return
+                workers = 1
+            yield from _in_threads(worker, rest, workers)
 
     def _worth_processes(self, first: Part, rest: list[Part], seconds: float) -> bool:
+        rows = sum(part.rows for part in rest)
+        if len(rest) < 2 or seconds / max(first.rows, 1) * rows <= self.spawn_seconds:
+            return False
         if multiprocessing.current_process().daemon:
             log.warning("this process may not start others: parts are scored one after another")
             return False
-        rows = sum(part.rows for part in rest)
-        return len(rest) > 1 and seconds / max(first.rows, 1) * rows > self.spawn_seconds
+        return True
 
 
-def engine(config: EngineConfig) -> Local:
+def engine(config: LocalEngine) -> Local:
     """The engine of a pipeline's configuration."""
     return Local(config.workers)
 
@@ -119,43 +96,29 @@ def available_cores() -> int:
     return max(cores, 1)
 
 
-def _pooled(
-    pool: Executor, score: Callable[[Part], Receipt], parts: Sequence[Part]
-) -> Iterator[Receipt]:
-    """Receipts as they come. After a failure no further part starts; those under way end first."""
-    try:
-        futures: list[Future[Receipt]] = [pool.submit(score, part) for part in parts]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise TransientError(
-            "a worker process ended without a word, as one does that the system kills for memory",
-            do="try again; lower engine.workers or snapshot.part_rows if it comes back",
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _one_thread() -> Any:
+def one_thread() -> Any:
     """Hold BLAS and OpenMP to one thread, until the context ends where it is used as one.
 
-    OpenMP's setting is the calling thread's own, so each worker thread makes it for itself.
+    OpenMP's setting is the calling thread's own, so each worker thread makes it for itself. A
+    library that is not loaded yet cannot be held: call it after the model.
     """
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1)
 
 
-_worker: Worker | None = None
-
-
-def _start_process(job: str) -> None:
-    global _worker
-    _worker = Worker(ScoringJob.model_validate_json(job))
-    # After the model: a library that is not loaded yet cannot be held to one thread.
-    _one_thread()
-
-
-def _score_in_process(part: Part) -> Receipt:
-    assert _worker is not None, "the pool starts every process with _start_process"
-    return _worker.score(part)
+def _in_threads(worker: Worker, parts: Sequence[Part], workers: int) -> Iterator[Receipt]:
+    """Receipts as they come; the caller's thread only waits, so that it hears signals at once."""
+    pool = ThreadPoolExecutor(workers, "score", initializer=one_thread)
+    patient = True
+    try:
+        futures: list[Future[Receipt]] = [pool.submit(worker.score, part) for part in parts]
+        for future in as_completed(futures):
+            yield future.result()
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException:
+        patient = False
+        raise
+    finally:
+        pool.shutdown(wait=patient, cancel_futures=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from include import storage
-
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -53,16 +51,6 @@ def quarantined(
         }
     )
     return rows, positions
-
-
-def write_quarantine(uri: str, rows: pa.Table) -> None:
-    """Write the file; the same rows give the same bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = pa.BufferOutputStream()
-    pq.write_table(rows, buffer, compression="zstd")
-    storage.write(uri, buffer.getvalue().to_pybytes())
 
 
 def _places(

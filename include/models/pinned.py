@@ -19,6 +19,7 @@ from include import storage
 from include.errors import CorruptData
 from include.run import ModelVersion, Value
 from include.settings import settings
+from include.stored import load
 
 # MLflow writes this file into a folder that it downloads or loads; it is no part of the model.
 _NOT_THE_MODEL = "registered_model_meta"
@@ -133,7 +134,7 @@ def _changed(model: ModelVersion) -> CorruptData:
 
 def _marker(uri: str) -> _Pinned | None:
     try:
-        return _Pinned.model_validate_json(storage.read(storage.join(uri, _MARKER)))
+        return load(_Pinned, storage.join(uri, _MARKER), "the marker of a pinned model")
     except FileNotFoundError:
         return None
 
@@ -141,4 +142,9 @@ def _marker(uri: str) -> _Pinned | None:
 def _files(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
     names = (path.relative_to(folder).as_posix() for path in paths)
-    return sorted(name for name in names if PurePosixPath(name).name != _NOT_THE_MODEL)
+    return sorted(
+        name
+        for name in names
+        # A plan that was killed while it copied the model leaves half a file beside the whole one.
+        if PurePosixPath(name).name != _NOT_THE_MODEL and not storage.is_unfinished(name)
+    )

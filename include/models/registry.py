@@ -70,8 +70,8 @@ def find_model(name: str, alias: str, version: str | None = None) -> RegisteredM
         return _find(client, name, alias, version)
 
 
-def model_inputs(name: str, alias: str) -> tuple[RegisteredModel, tuple[ModelInput, ...]]:
-    """The version behind `alias` and the columns of its signature; nothing is copied or loaded.
+def model_inputs(name: str, alias: str) -> tuple[RegisteredModel, tuple[ModelInput, ...], str]:
+    """The version behind `alias`, the columns of its signature and its flavour; nothing is loaded.
 
     Raises what `find_model` does, and PermanentError where the model has no signature by columns.
     """
@@ -79,7 +79,14 @@ def model_inputs(name: str, alias: str) -> tuple[RegisteredModel, tuple[ModelInp
         found = _find(client, name, alias, None)
         file = _download(found, Path(scratch) / "model", "MLmodel")
         with _named(found):
-            return found, MLmodel(file.parent).inputs()
+            description = MLmodel(file.parent)
+            return found, description.inputs(), description.native_flavor()
+
+
+def registered_models() -> list[str]:
+    """The names of the registry's models, at most a thousand; raises what `find_model` does."""
+    with _registry() as client:
+        return sorted(found.name for found in client.search_registered_models(max_results=1000))
 
 
 def pin_model(model: Model, workspace: Workspace, version: str | None = None) -> ModelVersion:

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from include import storage
+from include.approvals import standing_of
 from include.drift.charts import Chart
 from include.drift.numbers import DriftNumbers
 from include.notify import notifications
 from include.pipeline import Pipeline, planned_pipeline
-from include.reports.model import Counts, Problem, Readers, RunReport, State
+from include.reports.model import Counts, HeldSection, Problem, Readers, RunReport, State
 from include.reports.records import STEPS, RunRecords, read_records
 from include.reports.sections import (
     counts_of,
     drift_section,
     gate_section,
+    held_section,
     lineage_of,
     publish_section,
     reasons_of,
@@ -74,9 +76,12 @@ def assemble(workspace: Workspace, run_id: str, folder: Pipeline | None = None) 
     readers = read("The versions before", lambda: _readers(workspace, run, table, seen))
     source = read("The snapshot's manifest", lambda: load_manifest(snapshot)) if snapshot else None
     numbers = read("The drift numbers", lambda: _numbers(drift.uri)) if drift else None
-    reasons = read("The quarantined rows", lambda: reasons_of(gate)) if gate else None
+    reasons = (
+        read("The quarantined rows", lambda: reasons_of(gate, records.scored)) if gate else None
+    )
     config = pipeline.config if pipeline else None
     deadline = config.schedule.deadline if config else None
+    held = read("The question to a person", lambda: _held(workspace, records))
     state, counts = state_of(records), counts_of(records)
     problem, others = _problems(records, state)
     return RunReport(
@@ -103,6 +108,7 @@ def assemble(workspace: Workspace, run_id: str, folder: Pipeline | None = None) 
         steps=step_lines(records),
         gate=gate_section(gate, reasons or []) if gate else None,
         publish=publish_section(published) if published else None,
+        held=held,
         scores=_score_chart(numbers) if numbers else None,
         drift=drift_section(drift, numbers, config.drift if config else None) if drift else None,
         lineage=lineage_of(records, source),
@@ -141,6 +147,15 @@ def _seen(
         lambda: open_store(predictions, workspace.predictions()).current(run.partition.as_of),
     )
     return Seen(found, known=len(attempts.notes) == notes)
+
+
+def _held(workspace: Workspace, records: RunRecords) -> HeldSection | None:
+    """Of the version that this run scored."""
+    if records.run is None or records.scored is None:
+        return None
+    as_of = records.run.partition.as_of
+    standing = standing_of(workspace, as_of, records.scored.version)
+    return held_section(standing, dt.datetime.now(dt.UTC))
 
 
 def _readers(

@@ -43,7 +43,9 @@ class StepLine(Value):
 class Counts(Value):
     """Rows by what became of them; None where the run did not get so far.
 
-    `reconciles` says whether every row that was extracted is scored or quarantined.
+    `quarantined` counts the rows that the gate set aside and those on which the model failed, which
+    `failed` counts alone. `reconciles` says whether every row that was extracted is scored or
+    quarantined.
     """
 
     rows_in: int | None = None
@@ -51,6 +53,7 @@ class Counts(Value):
     quarantined: int | None = None
     published: int | None = None
     reconciles: bool | None = None
+    failed: int = 0
 
 
 class Reason(Value):
@@ -83,6 +86,17 @@ class PublishSection(Value):
     replaced: str | None
     audit: tuple[Check, ...]
     note: str | None = None
+
+
+class HeldSection(Value):
+    """A version that waits for a person, or waited: what the audit found, and the answer if any."""
+
+    version: str
+    held_at: dt.datetime
+    until: dt.datetime
+    how: str
+    audit: tuple[Check, ...]
+    answer: str | None = None
 
 
 class DriftSection(Value):
@@ -158,6 +172,7 @@ class RunReport(Value):
     steps: tuple[StepLine, ...] = ()
     gate: GateSection | None = None
     publish: PublishSection | None = None
+    held: HeldSection | None = None
     scores: Chart | None = None
     drift: DriftSection | None = None
     lineage: Lineage = Lineage()

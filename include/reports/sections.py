@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import io
+import datetime as dt
 from collections import Counter
 
-from include import storage
+from include.approvals import Standing
 from include.config import Drift
 from include.drift.numbers import DriftNumbers
+from include.quarantine import quarantine_files, read_quarantine
+from include.receipts import receipts
 from include.reports.model import (
     Counts,
     DriftSection,
     GateSection,
+    HeldSection,
     Lineage,
     PublishSection,
     Reason,
     StepLine,
 )
 from include.reports.records import STEPS, RunRecords
-from include.run import DriftResult, GateResult, Published, SnapshotManifest, StepRecord
+from include.run import DriftResult, GateResult, Published, Scored, SnapshotManifest, StepRecord
+from include.scoring import load_job
 
 REASONS = 20
 _SEVERITY = {"critical": 0, "warning": 1, "info": 2}
@@ -76,17 +80,20 @@ def counts_of(records: RunRecords) -> Counts:
     reconciles = None
     if scored is not None and gate is not None and snapshot is not None:
         reconciles = (
-            snapshot.rows == scored.rows_in == scored.scored + scored.quarantined
+            snapshot.rows == scored.rows_in == scored.scored + scored.quarantined + scored.failed
             and scored.quarantined == gate.quarantined
             and (published is None or published.rows == scored.scored)
         )
-    quarantined = scored.quarantined if scored else gate.quarantined if gate else None
+    quarantined = gate.quarantined if gate else None
+    if scored is not None:
+        quarantined = scored.quarantined + scored.failed
     return Counts(
         rows_in=snapshot.rows if snapshot else None,
         scored=scored.scored if scored else None,
         quarantined=quarantined,
         published=published.rows if published else None,
         reconciles=reconciles,
+        failed=scored.failed if scored else 0,
     )
 
 
@@ -104,23 +111,38 @@ def gate_section(gate: GateResult, reasons: list[Reason]) -> GateSection:
     )
 
 
-def reasons_of(gate: GateResult) -> list[Reason]:
+def reasons_of(gate: GateResult, scored: Scored | None = None) -> list[Reason]:
     """Each reason of the quarantined rows and its count, the most frequent first.
 
-    A row may have several, so that the counts may be more than the rows.
+    Those on which the model failed are among them. A row may have several, so that the counts may
+    be more than the rows.
     """
-    if gate.quarantine_uri is None:
-        return []
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    table = pq.read_table(io.BytesIO(storage.read(gate.quarantine_uri)), columns=["reason"])
+    parts = receipts(load_job(scored.uri)) if scored is not None and scored.failed else []
     found: Counter[str] = Counter()
-    for each in pc.value_counts(table["reason"]).to_pylist():
-        for reason in str(each["values"]).split("; "):
-            found[reason] += each["counts"]
+    for uri in quarantine_files(gate.quarantine_uri, parts):
+        table = read_quarantine(uri, ["reason"])
+        for each in pc.value_counts(table["reason"]).to_pylist():
+            for reason in str(each["values"]).split("; "):
+                found[reason] += each["counts"]
     ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return [Reason(reason=reason, rows=rows) for reason, rows in ordered]
+
+
+def held_section(standing: Standing, now: dt.datetime) -> HeldSection | None:
+    """What the run's version was held for; None where it never was."""
+    held, answer = standing.held, standing.answer(now)
+    if held is None:
+        return None
+    return HeldSection(
+        version=held.version,
+        held_at=held.held_at,
+        until=held.until,
+        how=held.how_to_answer(),
+        audit=held.checks,
+        answer=str(answer) if answer is not None else None,
+    )
 
 
 def publish_section(published: Published) -> PublishSection:

@@ -19,7 +19,7 @@ def load_estimator(folder: Path, flavor: dict[str, Any]) -> Any:
     bits every time.
     """
     file = folder / (flavor.get("pickled_model") or flavor["data"])
-    _add_code(folder, flavor)
+    add_code(folder, flavor)
     saved_as = flavor.get("serialization_format", "cloudpickle")
     try:
         estimator = _read(file, saved_as, flavor.get("skops_trusted_types"))
@@ -64,7 +64,7 @@ def _read(file: Path, saved_as: str, trusted: list[str] | None) -> Any:
     )
 
 
-def _add_code(folder: Path, flavor: dict[str, Any]) -> None:
+def add_code(folder: Path, flavor: dict[str, Any]) -> None:
     """Let the model import the code that it was logged with (`code_paths`)."""
     if flavor.get("code"):
         # Python would write __pycache__ into the pinned folder, and so change its digest.

@@ -16,6 +16,7 @@ from include.errors import PermanentError
 from include.models.mlmodel import MLmodel
 from include.scorers import Output
 from include.scorers.estimators import load_estimator
+from include.scorers.matrix import feature_matrix
 
 if TYPE_CHECKING:
     import lightgbm
@@ -28,6 +29,7 @@ _CLASSES = ("binary", "multiclass", "multiclassova")
 
 class LightGBMScorer:
     releases_gil = True
+    device = "cpu"
 
     def __init__(
         self,
@@ -40,17 +42,11 @@ class LightGBMScorer:
         self.categories = categories
 
     def score(self, batch: pa.RecordBatch) -> pa.Array:
-        import numpy as np
         import pyarrow as pa
 
         if batch.num_rows == 0:
             return pa.array([], pa.float64())
-        matrix = np.empty((batch.num_rows, len(self.columns)), dtype=np.float64)
-        for position, name in enumerate(self.columns):
-            column = batch.column(name)
-            if name in self.categories:
-                column = _positions(name, column, self.categories[name])
-            matrix[:, position] = _numbers(name, column)
+        matrix = feature_matrix(batch, self.columns, self.categories)
         # One thread a call: parts run side by side, and LightGBM would start one per core in each.
         return pa.array(self.booster.predict(matrix, num_threads=1), pa.float64())
 
@@ -134,38 +130,3 @@ def _categories(
         where=where,
         do="train it on a DataFrame whose string columns have the dtype category",
     )
-
-
-def _positions(name: str, column: pa.Array, categories: list[Any]) -> pa.Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    try:
-        known = pa.array(categories).cast(column.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise PermanentError(
-            f"the column {name!r} is {column.type}, and the model's categories of it are "
-            f"{categories[:3]}…",
-            do="give the column the type that it had in training",
-        ) from error
-    return pc.index_in(column, value_set=known)
-
-
-def _numbers(name: str, column: pa.Array) -> Any:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or pa.types.is_boolean(column.type)
-        or pa.types.is_decimal(column.type)
-    ):
-        raise PermanentError(
-            f"the column {name!r} is {column.type}, and the model takes a number",
-            do="cast it in features.sql",
-        )
-    # safe=False: an integer beyond 2**53 is rounded, as in pandas.
-    return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)

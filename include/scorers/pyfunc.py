@@ -13,16 +13,13 @@ from include.models.mlmodel import MLmodel
 from include.run import ModelInput
 from include.scorers import Output
 from include.scorers.model_frames import model_frame
+from include.scorers.outputs import one_score_a_row
 from include.settings import silence_telemetry
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 _CLASS_TYPES = ("long", "integer", "string", "boolean")
-
-# So many scores that are all exactly 0 or 1 are classes in float's clothes.
-_ENOUGH_TO_TELL = 100
 
 _REMEDY = (
     "log the model so that predict gives probabilities: a PythonModel whose predict returns "
@@ -32,6 +29,7 @@ _REMEDY = (
 
 class PyfuncScorer:
     releases_gil = False
+    device = "cpu"
 
     def __init__(self, model: Any, inputs: tuple[ModelInput, ...], output: Output) -> None:
         self.columns = tuple(column.name for column in inputs)
@@ -46,40 +44,8 @@ class PyfuncScorer:
         if batch.num_rows == 0:
             return pa.array([], pa.float64())
         result = np.asarray(self.model.predict(model_frame(batch, self.inputs)))
-        scores = self._column(result, batch.num_rows)
+        scores = one_score_a_row(result, batch.num_rows, self.output, _REMEDY)
         return pa.array(np.ascontiguousarray(scores, dtype=np.float64))
-
-    def _column(self, result: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
-        """The one score per row in what the model gave."""
-        if result.ndim == 2 and result.shape[1] == 1:
-            result = result[:, 0]
-        if self.output == "probability":
-            if result.dtype.kind != "f":
-                raise PermanentError(
-                    f"the model gives classes ({result.dtype}), not probabilities", do=_REMEDY
-                )
-            if result.ndim == 2 and result.shape[1] == 2:
-                result = result[:, 1]
-        if result.shape != (rows,) or result.dtype.kind not in "fiu":
-            raise PermanentError(
-                f"the model gives {result.dtype} of shape {result.shape} for {rows} rows, not one "
-                "number a row",
-                do="register a model with one numeric output",
-            )
-        if self.output == "probability":
-            if bool(((result < 0) | (result > 1)).any()):
-                raise PermanentError(
-                    f"the model gives values between {result.min()} and {result.max()}, no "
-                    "probabilities",
-                    do=_REMEDY + ", or write `output: value` for a regressor",
-                )
-            if rows >= _ENOUGH_TO_TELL and bool(((result == 0) | (result == 1)).all()):
-                raise PermanentError(
-                    f"each of {rows} scores is exactly 0 or 1: the model gives classes, not "
-                    "probabilities",
-                    do=_REMEDY,
-                )
-        return result
 
 
 def load(folder: Path, columns: tuple[str, ...], output: Output) -> PyfuncScorer:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class SklearnScorer:
     # Encoders and imputers are Python; only the predictors' inner loops run without the lock.
     releases_gil = False
+    device = "cpu"
 
     def __init__(self, estimator: Any, inputs: tuple[ModelInput, ...], output: Output) -> None:
         self.columns = tuple(column.name for column in inputs)

@@ -36,8 +36,9 @@ _PASSED = (
 LOGIN_TIMEOUT_SECONDS = 60
 NETWORK_TIMEOUT_SECONDS = 300
 STATEMENT_TIMEOUT_SECONDS = 3600
-# How long a statement waits for another one's lock; Snowflake's own default is 12 hours.
-LOCK_TIMEOUT_SECONDS = 300
+# How long a statement waits for another one's lock, less than the network timeout, which would cut
+# it off without a word; Snowflake's own default is 12 hours.
+LOCK_TIMEOUT_SECONDS = 240
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from include.errors import DaybreakError, PermanentError, TransientError
 # or waited for a lock in vain, and a warehouse that is suspended (or was never named).
 _PASSING_CLASSES = ("08", "40", "53", "55", "57")
 # Login codes that pass: an account or a user that is locked for minutes, a session that ran out.
-_PASSING_LOGINS = (390101, 390110, 390111, 390112, 390114, 390115)
+_PASSING_LOGINS = (390101, 390110, 390111, 390112, 390113, 390114, 390115)
 _REFUSED_LOGINS = range(390000, 396000)
 # The connector's own codes for what never left this machine or was never a network's fault.
 _MISUSE = range(251001, 251100)

@@ -47,20 +47,22 @@ class Session:
     def __repr__(self) -> str:
         return f"Session({self._login.connection_id!r})"
 
-    def run(self, sql: str, values: Sequence[Any] = (), *, do: str = "") -> list[tuple[Any, ...]]:
-        """Execute one statement; its rows."""
-        with self._turn, self._cursor(sql, values, do) as cursor:
+    def run(
+        self, sql: str, values: Sequence[Any] = (), *, do: str = "", long: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """Execute one statement; its rows. A `long` one may take the statement timeout."""
+        with self._turn, self._cursor(sql, values, do=do, long=long) as cursor:
             return [tuple(row) for row in cursor.fetchall()]
 
-    def changed(self, sql: str, values: Sequence[Any] = ()) -> int:
+    def changed(self, sql: str, values: Sequence[Any] = (), *, long: bool = False) -> int:
         """Execute one INSERT, UPDATE or DELETE; the number of rows that it changed."""
-        with self._turn, self._cursor(sql, values, "") as cursor:
+        with self._turn, self._cursor(sql, values, long=long) as cursor:
             return int(cursor.rowcount or 0)
 
-    def run_if_supported(self, sql: str) -> bool:
+    def run_if_supported(self, sql: str, *, do: str = "") -> bool:
         """Execute a statement that not every server has; False, and a warning, where it has not."""
         try:
-            self.run(sql)
+            self.run(sql, do=do)
         except PermanentError as error:
             if not unsupported(error, sql):
                 raise
@@ -87,7 +89,7 @@ class Session:
 
         Timestamps are of microseconds; other types may differ from one table to the next.
         """
-        with self._cursor(sql, values, "", where) as cursor:
+        with self._cursor(sql, values, where=where, long=True) as cursor:
             batches = cursor.fetch_arrow_batches(force_microsecond_precision=True)
             yield _fields(cursor.description), self._arriving(batches, where)
 
@@ -97,7 +99,7 @@ class Session:
         with self._turn, self._guarded(""):
             cursor = self._connected().cursor()
             try:
-                cursor.execute(sql, file_stream=io.BytesIO(content), timeout=self._timeout)
+                cursor.execute(sql, file_stream=io.BytesIO(content))
                 status = [row[6] for row in cursor.fetchall()]
             finally:
                 cursor.close()
@@ -127,11 +129,6 @@ class Session:
                 with contextlib.suppress(Exception):  # it may be gone already
                     lost.close(retry=False)
 
-    @property
-    def _timeout(self) -> int:
-        # Without it the connector cancels a statement after its network timeout.
-        return self._login.statement_timeout_seconds
-
     def _connected(self) -> Any:
         import snowflake.connector
 
@@ -149,11 +146,16 @@ class Session:
         return self._open
 
     @contextlib.contextmanager
-    def _cursor(self, sql: str, values: Sequence[Any], do: str, where: str = "") -> Iterator[Any]:
+    def _cursor(
+        self, sql: str, values: Sequence[Any], *, where: str = "", do: str = "", long: bool = False
+    ) -> Iterator[Any]:
+        # The connector has one time for how long a statement may run and for how long it is tried
+        # again while the server fails; without one it takes its network timeout.
+        timeout = self._login.statement_timeout_seconds if long else None
         with self._guarded(where, do):
             cursor = self._connected().cursor()
             try:
-                cursor.execute(sql, list(values) or None, timeout=self._timeout)
+                cursor.execute(sql, list(values) or None, timeout=timeout)
                 yield cursor
             finally:
                 cursor.close()

@@ -27,7 +27,8 @@ MEMBERS = ("delta", "snowflake")
 class VersionManifest(Value):
     """The lineage of one version, written beside its files before it is committed.
 
-    rows_in = rows + quarantined. `columns` is the schema of the files, without the partition
+    rows_in = rows + quarantined + failed: the gate set rows aside, and on others the model failed.
+    `columns` is the schema of the files, without the partition
     columns; `score_column` is one of them. `environment` are the versions of the libraries that
     scored it, by package, empty where a release before this key wrote it.
     """
@@ -52,6 +53,12 @@ class VersionManifest(Value):
     run_id: str
     scored_at: dt.datetime
     environment: dict[str, str] = Field(default_factory=dict)
+    failed: int = 0
+
+    @property
+    def set_aside(self) -> int:
+        """All the rows in quarantine, whoever put them there."""
+        return self.quarantined + self.failed
 
 
 class RolledBack(PermanentError):
@@ -59,7 +66,7 @@ class RolledBack(PermanentError):
 
 
 class Decision(Value):
-    """A person's rollback: who decided it, when and why."""
+    """A person's rollback or approval: who decided it, when and why."""
 
     by: str
     at: dt.datetime
@@ -73,7 +80,8 @@ class Decision(Value):
 class Version(Value):
     """A committed version as the table knows it; `current` is what readers see.
 
-    `decision` is the rollback that made it current the last time, None where a run did.
+    `decision` is the rollback that made it current the last time, None where a run did; `approval`
+    is the person's approval that a run's version was held for, None where it needed none.
     `rolled_back` says that a person rolled back from it and nobody took that back.
     `superseded_at` is when another version took its place.
     """
@@ -87,6 +95,7 @@ class Version(Value):
     committed_at: dt.datetime
     manifest_uri: str
     decision: Decision | None = None
+    approval: Decision | None = None
     rolled_back: bool = False
     superseded_at: dt.datetime | None = None
 
@@ -122,14 +131,20 @@ class Expired(Value):
     manifest: VersionManifest | None
 
 
+class SetUp(Value):
+    """The statements that set a table up, in order; `left_out` are those that the server lacks."""
+
+    statements: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
 class Store(Protocol):
     """One pipeline's prediction table."""
 
-    def set_up(self, columns: Sequence[Column], *, run: bool = True) -> list[str]:
+    def set_up(self, columns: Sequence[Column], *, run: bool = True) -> SetUp:
         """Create what versions with these columns need, before the first of them; safe to repeat.
 
-        The statements that do it, none where a table needs no set-up; without `run` they are only
-        returned.
+        There are no statements where a table needs no set-up; without `run` none is executed.
         """
 
     def parts_uri(self, as_of: dt.date, version: str) -> str:
@@ -141,10 +156,16 @@ class Store(Protocol):
     def stage(self, manifest: VersionManifest) -> str:
         """Write the manifest beside the parts; its URI. Readers still see nothing of it."""
 
-    def commit(self, manifest: VersionManifest, planned_at: dt.datetime) -> Published:
+    def commit(
+        self,
+        manifest: VersionManifest,
+        planned_at: dt.datetime,
+        approval: Decision | None = None,
+    ) -> Published:
         """Make the staged version current, in one move; `unchanged` where it is already.
 
-        `planned_at` is that of the run which asks, and orders runs. Raises PermanentError when a
+        `planned_at` is that of the run which asks, and orders runs; `approval` is on record with
+        the commit. Raises PermanentError when a
         version of a run planned later, or a rollback decided later, took the partition meanwhile,
         RolledBack when this very version was rolled back from, and TransientError when the table
         was too busy to take the commit. Ending a rollback is said in the result's `note`.

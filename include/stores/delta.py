@@ -23,6 +23,7 @@ from include.run import Column, Published
 from include.stores import (
     Decision,
     Expired,
+    SetUp,
     Stored,
     Version,
     VersionManifest,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 COMMIT_ATTEMPTS = 40
 LONGEST_WAIT_SECONDS = 1.0
+UNFINISHED_AFTER = dt.timedelta(days=2)  # no write of one file takes as long
 
 
 class Table:
@@ -57,9 +59,9 @@ class Table:
         self.root = root.rstrip("/")
         self.history = History(self.root)
 
-    def set_up(self, columns: Sequence[Column], *, run: bool = True) -> list[str]:
+    def set_up(self, columns: Sequence[Column], *, run: bool = True) -> SetUp:
         """Nothing to do: the first commit creates the table."""
-        return []
+        return SetUp()
 
     def parts_uri(self, as_of: dt.date, version: str) -> str:
         return storage.join(self.root, f"as_of={as_of}", f"version={version}")
@@ -87,13 +89,18 @@ class Table:
             )
         return self.history.keep_manifest(manifest)
 
-    def commit(self, manifest: VersionManifest, planned_at: dt.datetime) -> Published:
+    def commit(
+        self,
+        manifest: VersionManifest,
+        planned_at: dt.datetime,
+        approval: Decision | None = None,
+    ) -> Published:
         """Make the staged version current, in one Delta transaction; the class gives the rule.
 
         Writes one small JSON file to Delta's log (now and then a checkpoint) and one commit
         record. `planned_at` is that of the run which asks.
         """
-        return self._move(manifest, planned_at)
+        return self._move(manifest, planned_at, approval=approval)
 
     def rollback(self, as_of: dt.date, to: str, decision: Decision, *, replacing: str) -> Published:
         """Make an older version current again; reads all its bytes before, and copies none."""
@@ -110,6 +117,7 @@ class Table:
         planned_at: dt.datetime,
         decision: Decision | None = None,
         replacing: str | None = None,
+        approval: Decision | None = None,
     ) -> Published:
         from deltalake.exceptions import CommitFailedError
 
@@ -136,7 +144,7 @@ class Table:
             if actions is None:
                 actions = add_actions(self.root, manifest, dt.datetime.now(dt.UTC))
             move = rule.commit_of(
-                manifest, planned_at, current, table.version() + 1, mark, decision
+                manifest, planned_at, current, table.version() + 1, mark, decision, approval
             )
             try:
                 if delta_log.enable_features(table, columns):
@@ -177,8 +185,12 @@ class Table:
 
     def _listed(self, table: DeltaTable | None, as_of: dt.date) -> list[Version]:
         """Every version that was ever committed, those that were deleted since too."""
-        commits = self.history.commits(as_of)
-        current = self._current_commit(table, as_of) if table is not None else None
+        if table is None:
+            return []
+        # Others may have committed, and recorded it, since the table was loaded.
+        seen = table.version()
+        commits = [each for each in self.history.commits(as_of) if each.table_version <= seen]
+        current = self._current_commit(table, as_of)
         if current is not None and current not in commits:
             commits.append(current)
         return self.history.versions(commits, current.version if current is not None else None)
@@ -198,12 +210,20 @@ class Table:
         return delta_expiry.delete(self.root, self.history, versions, reason, at)
 
     def upkeep(self) -> None:
-        """Restore commit records that a killed writer left out, then shorten Delta's log."""
+        """Restore commit records that killed writers left out, drop what they left half written,
+        and shorten Delta's log."""
+        killed = dt.datetime.now(dt.UTC) - UNFINISHED_AFTER
+        left = [entry.uri for entry in storage.unfinished(self.root) if entry.modified_at < killed]
+        storage.delete(left)
         table = delta_log.load(self.root)
         if table is None:
             return
-        for as_of in delta_log.all_held(table):
-            self._current_commit(table, as_of, restore=True)
+        # By the log, which is short, and not by the dates, of which there are thousands. What fell
+        # out of the log since is restored by the next move of its date.
+        recorded = self.history.recorded()
+        for commit in delta_log.logged_commits(table):
+            if (commit.as_of, commit.table_version) not in recorded:
+                self.history.append(commit)
         try:
             delta_log.tidy(table)
         except Exception as error:
@@ -265,7 +285,8 @@ class Table:
         held = delta_log.held(table, as_of)
         if held is None:
             return None
-        last = self.history.last_commit(as_of)
+        # Others may have committed, and recorded it, since the table was loaded.
+        last = self.history.last_commit(as_of, table.version())
         if last is not None and last.version == held:
             return last
         after = last.table_version if last is not None else -1

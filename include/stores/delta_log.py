@@ -10,6 +10,7 @@ first one's.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from include import storage
@@ -156,16 +157,21 @@ def enable_features(table: DeltaTable, types: dict[str, str]) -> bool:
 
 def logged_commit(table: DeltaTable, as_of: dt.date, version: str, after: int) -> Commit | None:
     """The last commit of a version in the log, past table version `after`, or None."""
-    for entry in table.history():
-        if entry["version"] <= after:
+    for commit in logged_commits(table):
+        if commit.table_version <= after:
             break
-        try:
-            commit = Commit.model_validate_json(entry.get("userMetadata") or "")
-        except ValueError:  # a commit of someone else, such as OPTIMIZE
-            continue
         if (commit.as_of, commit.version) == (as_of, version):
             return commit
     return None
+
+
+def logged_commits(table: DeltaTable) -> Iterator[Commit]:
+    """The moves that the log still tells of, the newest first."""
+    for entry in table.history():
+        try:
+            yield Commit.model_validate_json(entry.get("userMetadata") or "")
+        except ValueError:  # a commit of someone else, such as OPTIMIZE
+            continue
 
 
 def translated(error: Exception, uri: str) -> Exception:

@@ -8,11 +8,15 @@ they last as long as the table does.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
+from urllib.parse import unquote
 
 from pydantic import Field
 
 from include import storage
+from include.errors import CorruptData
 from include.run import Value
+from include.stored import load
 from include.stores import Decision, Expired, Version, VersionManifest
 
 FOLDER = "_daybreak"
@@ -25,6 +29,7 @@ class Commit(Value):
     that asked for it was planned: the order of runs. `mark` is the writer's own, to know it again.
     `decision` is there where it was a person's rollback, and `withdrawn` are the versions of the
     date that rollbacks, up to this commit, took away and none gave back, each with that rollback.
+    `approval` is a person's, of a version that the audit held.
     """
 
     as_of: dt.date
@@ -39,6 +44,7 @@ class Commit(Value):
     committed_at: dt.datetime
     mark: str
     decision: Decision | None = None
+    approval: Decision | None = None
     withdrawn: dict[str, Decision] = Field(default_factory=dict)
 
 
@@ -52,11 +58,19 @@ class History:
         return storage.join(self._records("versions", as_of), f"{version}.json")
 
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
+        uri = self.manifest_uri(as_of, version)
         try:
-            content = storage.read(self.manifest_uri(as_of, version))
+            found = load(VersionManifest, uri, "the manifest of a version")
         except FileNotFoundError:
             return None
-        return VersionManifest.model_validate_json(content)
+        if (found.as_of, found.version) != (as_of, version):
+            raise CorruptData(
+                f"this is the manifest of version {found.version} of {found.as_of}, not of "
+                f"{version} of {as_of}",
+                where=uri,
+                do="restore it from a backup, or delete it and run the partition again",
+            )
+        return found
 
     def keep_manifest(self, manifest: VersionManifest) -> str:
         uri = self.manifest_uri(manifest.as_of, manifest.version)
@@ -66,11 +80,25 @@ class History:
     def commits(self, as_of: dt.date) -> list[Commit]:
         """Every recorded commit of a date, the oldest first."""
         records = storage.entries(self._records("commits", as_of))
-        return [Commit.model_validate_json(storage.read(record.uri)) for record in records]
+        return [load(Commit, record.uri, "the record of a commit") for record in records]
 
-    def last_commit(self, as_of: dt.date) -> Commit | None:
-        records = list(storage.entries(self._records("commits", as_of)))
-        return Commit.model_validate_json(storage.read(records[-1].uri)) if records else None
+    def last_commit(self, as_of: dt.date, table_version: int) -> Commit | None:
+        """The last recorded commit of a date up to this version of the table."""
+        records = [
+            record.uri
+            for record in storage.entries(self._records("commits", as_of))
+            if int(record.uri.rpartition("/")[2].removesuffix(".json")) <= table_version
+        ]
+        return load(Commit, records[-1], "the record of a commit") if records else None
+
+    def recorded(self) -> set[tuple[dt.date, int]]:
+        """Every recorded commit, as its date and the table's version: one listing for all."""
+        found = set()
+        for record in storage.entries(storage.join(self.root, "commits")):
+            _, date, name = unquote(record.uri).rsplit("/", 2)
+            as_of = dt.date.fromisoformat(date.removeprefix("as_of="))
+            found.add((as_of, int(name.removesuffix(".json"))))
+        return found
 
     def append(self, commit: Commit) -> None:
         """Record a commit; a record that another writer restored meanwhile says the same."""
@@ -110,42 +138,56 @@ class History:
 
     def versions(self, commits: list[Commit], current: str | None) -> list[Version]:
         """One entry per version of a date's commits, by its last commit."""
-        ordered = sorted(commits, key=lambda commit: commit.table_version)
-        last = {commit.version: position for position, commit in enumerate(ordered)}
-        withdrawn = ordered[-1].withdrawn if ordered else {}
-        return [
-            self.entry(
-                ordered[position],
-                version == current,
-                rolled_back=version in withdrawn,
-                superseded_at=ordered[position + 1].committed_at
-                if position + 1 < len(ordered)
-                else None,
-            )
-            for version, position in sorted(last.items(), key=lambda item: item[1])
-        ]
+        return versions_of(commits, current, self.manifest_uri)
 
-    def entry(
-        self,
-        commit: Commit,
-        current: bool,
-        *,
-        rolled_back: bool = False,
-        superseded_at: dt.datetime | None = None,
-    ) -> Version:
-        return Version(
-            as_of=commit.as_of,
-            version=commit.version,
-            current=current,
-            rows=commit.rows,
-            model_version=commit.model_version,
-            run_id=commit.run_id,
-            committed_at=commit.committed_at,
-            manifest_uri=self.manifest_uri(commit.as_of, commit.version),
-            decision=commit.decision,
-            rolled_back=rolled_back,
-            superseded_at=superseded_at,
-        )
+    def entry(self, commit: Commit, current: bool) -> Version:
+        return version_of(commit, current, self.manifest_uri)
 
     def _records(self, kind: str, as_of: dt.date) -> str:
         return storage.join(self.root, kind, f"as_of={as_of}")
+
+
+def versions_of(
+    commits: list[Commit], current: str | None, manifest_uri: Callable[[dt.date, str], str]
+) -> list[Version]:
+    """One entry per version of a date's commits, by its last commit, the oldest first."""
+    ordered = sorted(commits, key=lambda commit: commit.table_version)
+    last = {commit.version: position for position, commit in enumerate(ordered)}
+    withdrawn = ordered[-1].withdrawn if ordered else {}
+    return [
+        version_of(
+            ordered[position],
+            version == current,
+            manifest_uri,
+            rolled_back=version in withdrawn,
+            superseded_at=ordered[position + 1].committed_at
+            if position + 1 < len(ordered)
+            else None,
+        )
+        for version, position in sorted(last.items(), key=lambda item: item[1])
+    ]
+
+
+def version_of(
+    commit: Commit,
+    current: bool,
+    manifest_uri: Callable[[dt.date, str], str],
+    *,
+    rolled_back: bool = False,
+    superseded_at: dt.datetime | None = None,
+) -> Version:
+    """A version by the commit that made it current the last time."""
+    return Version(
+        as_of=commit.as_of,
+        version=commit.version,
+        current=current,
+        rows=commit.rows,
+        model_version=commit.model_version,
+        run_id=commit.run_id,
+        committed_at=commit.committed_at,
+        manifest_uri=manifest_uri(commit.as_of, commit.version),
+        decision=commit.decision,
+        approval=commit.approval,
+        rolled_back=rolled_back,
+        superseded_at=superseded_at,
+    )

@@ -22,6 +22,7 @@ def commit_of(
     table_version: int,
     mark: str,
     decision: Decision | None,
+    approval: Decision | None = None,
 ) -> Commit:
     """The record of making a version current in the place of `replaced`; no `mark`, no writer."""
     withdrawn = dict(replaced.withdrawn) if replaced is not None else {}
@@ -43,6 +44,7 @@ def commit_of(
         committed_at=dt.datetime.now(dt.UTC) if mark else manifest.scored_at,
         mark=mark,
         decision=decision,
+        approval=approval,
         withdrawn=withdrawn,
     )
 
@@ -89,8 +91,18 @@ def require_not_superseded(
     raise PermanentError(
         f"version {current.version}, {by}, is current; {manifest.version}, of a run planned at "
         f"{planned_at:%Y-%m-%d %H:%M:%S %Z}, comes too late",
-        do="start a new run of the partition if the older version is the one to have",
+        do=_how_to_come_first(current.planned_at),
     )
+
+
+def _how_to_come_first(planned_at: dt.datetime) -> str:
+    now = dt.datetime.now(dt.UTC)
+    if planned_at > now:
+        return (
+            f"see that the clocks of the machines that run it agree: here it is "
+            f"{now:%Y-%m-%d %H:%M:%S %Z}, before the current version was planned"
+        )
+    return "start a new run of the partition if the older version is the one to have"
 
 
 def require_seen(manifest: VersionManifest, seen: str | None, current: Commit | None) -> None:

@@ -13,29 +13,28 @@ unique keys and lets two first publishes of a date pass each other; with the loc
 from __future__ import annotations
 
 import datetime as dt
-import itertools
-import random
-import time
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from include import storage
 from include.config import Predictions
 from include.connections import connection
 from include.errors import BadConfig, CorruptData, PermanentError, TransientError
 from include.run import Column, Published
-from include.snowflake.session import Field, Session
+from include.snowflake.session import Session
 from include.stores import (
     Decision,
     Expired,
+    SetUp,
     Stored,
     Version,
     VersionManifest,
     rule,
     snowflake_expiry,
+    snowflake_setup,
 )
 from include.stores.history import Commit
 from include.stores.snowflake_history import (
@@ -47,29 +46,20 @@ from include.stores.snowflake_history import (
     parts_digest,
 )
 from include.stores.snowflake_load import count_rows, delete_rows, load, sweep, upload, verify
+from include.stores.snowflake_lock import BeingDeleted, Lock
 from include.stores.snowflake_read import read_rows
+from include.stores.snowflake_setup import stored_columns
 from include.stores.snowflake_tables import (
     Names,
     require_fit,
     require_one_case,
-    set_up_statements,
 )
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Snowflake makes a writer wait for the lock; what is tried again is what it gave up, and a session
-# that was lost. A commit that was made and not confirmed is known again by its mark.
-WRITE_SECONDS = 120.0
-LONGEST_WAIT_SECONDS = 1.0
 # No upload and load together take longer: see the statement timeout.
 LEFTOVERS_AFTER = dt.timedelta(days=1)
-
-Result = TypeVar("Result")
-
-
-class BeingDeleted(TransientError):
-    """Retention is at work on this very version."""
 
 
 class Table:
@@ -81,22 +71,11 @@ class Table:
         self.names = Names(table.upper())
         self._session, self._readers = session, tuple(readers)
         self._history = SnowflakeHistory(session, self.names)
+        self._lock = Lock(session, self.names)
         weakref.finalize(self, session.close)
 
-    def set_up(self, columns: Sequence[Column], *, run: bool = True) -> list[str]:
-        statements = set_up_statements(self.names, columns, self._readers)
-        if run:
-            do = "use a role that may create it, or let one run what `daybreak init --sql` prints"
-            there: set[str] = set()
-            for statement in statements:
-                if statement.adds is not None:
-                    there = there or {field.name for field in self._stored_columns()}
-                if statement.optional:
-                    self._session.run_if_supported(statement.sql)
-                elif statement.adds is None or statement.adds not in there:
-                    self._session.run(statement.sql, do=do)
-            self._require_tables(columns)
-        return [statement.sql for statement in statements]
+    def set_up(self, columns: Sequence[Column], *, run: bool = True) -> SetUp:
+        return snowflake_setup.set_up(self._session, self.names, columns, self._readers, run=run)
 
     def parts_uri(self, as_of: dt.date, version: str) -> str:
         return storage.join(self.root, f"as_of={as_of}", f"version={version}")
@@ -107,7 +86,7 @@ class Table:
     def stage(self, manifest: VersionManifest) -> str:
         """Write the manifest; where it stands. Raises PermanentError where no table can hold it."""
         require_one_case(manifest.columns)
-        self._require_tables(manifest.columns)
+        require_fit(self.names, stored_columns(self._session, self.names), manifest.columns)
         parts = parts_digest(manifest)
         uri = self._history.manifest_uri(manifest.as_of, manifest.version)
 
@@ -129,16 +108,21 @@ class Table:
                 )
             self._history.append(number, manifest, parts=parts)
 
-        self._write(f"stage version {manifest.version}", keep)
+        self._lock.write(f"stage version {manifest.version}", keep)
         return uri
 
-    def commit(self, manifest: VersionManifest, planned_at: dt.datetime) -> Published:
+    def commit(
+        self,
+        manifest: VersionManifest,
+        planned_at: dt.datetime,
+        approval: Decision | None = None,
+    ) -> Published:
         """Make the staged version current, in one transaction; rule.py has the rule.
 
         A version that is not in the table yet is loaded in the same transaction. `planned_at` is
         that of the run which asks.
         """
-        return self._move(manifest, planned_at)
+        return self._move(manifest, planned_at, approval=approval)
 
     def rollback(self, as_of: dt.date, to: str, decision: Decision, *, replacing: str) -> Published:
         """Make an older version current again; reads all its parts before, and loads none again."""
@@ -154,16 +138,20 @@ class Table:
         planned_at: dt.datetime,
         decision: Decision | None = None,
         replacing: str | None = None,
+        approval: Decision | None = None,
     ) -> Published:
         mark = uuid.uuid4().hex
         uploaded: list[str] = []
 
         def prepare() -> None:
+            if uploaded:
+                return
             # Before the lock is taken, since it takes the longest.
             current = self._current_commit(manifest.as_of)
-            same = current is not None and current.version == manifest.version
+            if current is not None and current.version == manifest.version:
+                return
             entries = self._history.of_version(manifest.as_of, manifest.version)
-            if not (same or uploaded or self._is_loaded(manifest, entries)):
+            if not self._is_loaded(manifest, entries):
                 uploaded.append(upload(self._session, self.names, manifest))
 
         def move(number: int) -> Published:
@@ -182,13 +170,13 @@ class Table:
             if not self._is_loaded(manifest, entries):
                 # A load takes the files from the stage, even if the transaction fails later.
                 self._load(manifest, uploaded.pop() if uploaded else None)
-            made = rule.commit_of(manifest, planned_at, current, number, mark, decision)
+            made = rule.commit_of(manifest, planned_at, current, number, mark, decision, approval)
             self._history.append(number, made, parts=parts_digest(manifest))
             self._point(manifest.as_of, manifest.version, number)
             note = rule.ended(current) if decision is None else None
             return self._outcome(made, number, published=True, note=note)
 
-        return self._write(f"make version {manifest.version} current", move, prepare)
+        return self._lock.write(f"make version {manifest.version} current", move, prepare)
 
     def current(self, as_of: dt.date) -> Version | None:
         commit = self._current_commit(as_of)
@@ -253,48 +241,6 @@ class Table:
         if manifest is None or wanted not in {one.version for one in self._kept(entries, current)}:
             raise self._not_stored(as_of, wanted)
         return read_rows(self._session, self.names, manifest, columns)
-
-    def _write(
-        self,
-        what: str,
-        body: Callable[[int], Result],
-        prepare: Callable[[], None] = lambda: None,
-    ) -> Result:
-        """Run `body` with the lock's new number, in a transaction; again where that may help."""
-        started = time.monotonic()
-        for attempt in itertools.count():
-            try:
-                prepare()
-                with self._session.transaction():
-                    return body(self._raise_counter())
-            except BeingDeleted:
-                raise
-            except TransientError as error:
-                spent = time.monotonic() - started
-                if spent > WRITE_SECONDS:
-                    raise TransientError(
-                        f"Snowflake could not {what}, {attempt + 1} times in {spent:.0f} s: "
-                        f"{error.found}",
-                        where=self.names.table,
-                        do="see that Snowflake is up; where a transaction of a dead run holds the "
-                        f"lock of {self.names.lock}, SHOW TRANSACTIONS IN ACCOUNT names it and "
-                        "SELECT SYSTEM$ABORT_TRANSACTION(its id) ends it",
-                    ) from error
-                time.sleep(random.uniform(0, min(LONGEST_WAIT_SECONDS, 0.05 * 2**attempt)))  # noqa: S311
-        raise AssertionError("unreachable")
-
-    def _raise_counter(self) -> int:
-        """Take the lock until the transaction ends; the new number."""
-        lock = self.names.lock
-        rows = self._session.changed(f"UPDATE {lock} SET N = N + 1")  # noqa: S608
-        if rows != 1:
-            raise CorruptData(
-                f"{lock} has {rows} rows and not one, so that it is no lock",
-                do="let `daybreak init` of this pipeline make its row, or delete all but the one "
-                "with the highest N",
-            )
-        ((number,),) = self._session.run(f"SELECT N FROM {lock}")  # noqa: S608
-        return int(number)
 
     def _load(self, manifest: VersionManifest, path: str | None) -> None:
         if path is None:
@@ -361,23 +307,14 @@ class Table:
             return record
 
         what = f"delete version {name[1]}"
-        record = self._write(what, begin)
+        record = self._lock.write(what, begin)
         if record is None:
             return False
         storage.delete([entry.uri for entry in storage.entries(self.parts_uri(*name))])
         if not record.done:
             done = record.model_copy(update={"done": True})
-            self._write(what, lambda number: self._history.append(number, done))
+            self._lock.write(what, lambda number: self._history.append(number, done))
         return True
-
-    def _require_tables(self, columns: Sequence[Column]) -> None:
-        require_fit(self.names, self._stored_columns(), columns)
-
-    def _stored_columns(self) -> list[Field]:
-        return self._session.describe(
-            f"SELECT * FROM {self.names.rows}",  # noqa: S608
-            do="let `daybreak init` of this pipeline create its tables",
-        )
 
     def _require_not_deleting(self, manifest: VersionManifest, entries: list[Entry]) -> None:
         expired = snowflake_expiry.expired_of(entries)

@@ -10,7 +10,7 @@ from typing import Any
 
 from include.snowflake.session import Session
 from include.stores import Expired, Version, VersionManifest
-from include.stores.history import Commit
+from include.stores.history import Commit, version_of, versions_of
 from include.stores.rule import digests
 from include.stores.snowflake_tables import Names
 
@@ -91,33 +91,10 @@ class SnowflakeHistory:
         commits = [
             Commit.model_validate_json(entry.record) for entry in entries if entry.kind == COMMITTED
         ]
-        last = {commit.version: position for position, commit in enumerate(commits)}
-        withdrawn = commits[-1].withdrawn if commits else {}
-        return [
-            self.version(
-                commits[position],
-                version == current,
-                rolled_back=version in withdrawn,
-                superseded_at=commits[position + 1].committed_at
-                if position + 1 < len(commits)
-                else None,
-            )
-            for version, position in sorted(last.items(), key=lambda item: item[1])
-        ]
+        return versions_of(commits, current, self.manifest_uri)
 
-    def version(self, commit: Commit, current: bool, **more: Any) -> Version:
-        return Version(
-            as_of=commit.as_of,
-            version=commit.version,
-            current=current,
-            rows=commit.rows,
-            model_version=commit.model_version,
-            run_id=commit.run_id,
-            committed_at=commit.committed_at,
-            manifest_uri=self.manifest_uri(commit.as_of, commit.version),
-            decision=commit.decision,
-            **more,
-        )
+    def version(self, commit: Commit, current: bool) -> Version:
+        return version_of(commit, current, self.manifest_uri)
 
     def _entries(self, where: str, values: tuple[Any, ...], record: str = "RECORD") -> list[Entry]:
         found = self._session.run(

@@ -59,8 +59,24 @@ def upload(session: Session, names: Names, manifest: VersionManifest) -> str:
     path = f"{manifest.as_of}/{manifest.version}/{uuid.uuid4().hex}"
     for receipt, content in verified_parts(manifest):
         if receipt.scored:
-            session.put(content, f"@{names.stage}/{path}/", f"part-{receipt.part:05d}.parquet")
+            name = f"part-{receipt.part:05d}.parquet"
+            session.put(_plain(content), f"@{names.stage}/{path}/", name)
     return path
+
+
+def _plain(content: bytes) -> bytes:
+    """The same rows in Parquet's first encodings: Snowflake's loader documents no others.
+
+    This is how the connector's own write_pandas encodes what it loads.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
+        rows = file.read(use_threads=False)
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="snappy", data_page_version="1.0")
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def load(session: Session, names: Names, manifest: VersionManifest, path: str) -> int:
@@ -82,7 +98,8 @@ def load(session: Session, names: Names, manifest: VersionManifest, path: str) -
         f"COPY INTO {names.rows} ({', '.join(targets)}) "  # noqa: S608
         f"FROM (SELECT {', '.join(sources)} FROM @{names.stage}/{path}/) "
         "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE) "
-        "ON_ERROR = ABORT_STATEMENT PURGE = TRUE"
+        "ON_ERROR = ABORT_STATEMENT PURGE = TRUE",
+        long=True,
     )
     # One row a file: its name, its status, the rows that it has, the rows that were loaded.
     return sum(int(row[3]) for row in loaded if len(row) > 3)
@@ -100,6 +117,7 @@ def delete_rows(session: Session, names: Names, as_of: dt.date, version: str) ->
     return session.changed(
         f"DELETE FROM {names.rows} WHERE AS_OF = ? AND VERSION = ?",  # noqa: S608
         (as_of, version),
+        long=True,
     )
 
 

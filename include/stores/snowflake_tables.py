@@ -78,66 +78,6 @@ class Names:
         return f"{self.table}_STAGE"
 
 
-@dataclass(frozen=True)
-class Statement:
-    """One statement of the set-up; a server may lack what an `optional` one does.
-
-    `adds` is the column that it adds to a table of rows that was created without it.
-    """
-
-    sql: str
-    optional: bool = False
-    adds: str | None = None
-
-
-def set_up_statements(
-    names: Names, columns: Sequence[Column], readers: Sequence[str]
-) -> list[Statement]:
-    """What creates the tables, or gives existing ones the columns that they lack.
-
-    Running them again changes nothing. `readers` are roles that may select from the view.
-    """
-    own = {
-        column.name.upper(): f"{quoted(column.name)} {snowflake_type(column)}" for column in columns
-    }
-    require_one_case(columns)
-    return [
-        Statement(f"CREATE TABLE IF NOT EXISTS {names.lock} (N NUMBER(38, 0) NOT NULL)"),
-        Statement(
-            f"INSERT INTO {names.lock} (N) SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM {names.lock})"  # noqa: S608
-        ),
-        Statement(
-            f"CREATE TABLE IF NOT EXISTS {names.pointer} "
-            "(AS_OF DATE NOT NULL, VERSION VARCHAR NOT NULL, N NUMBER(38, 0) NOT NULL)"
-        ),
-        Statement(
-            f"CREATE TABLE IF NOT EXISTS {names.history} "
-            "(N NUMBER(38, 0) NOT NULL, KIND VARCHAR NOT NULL, AS_OF DATE NOT NULL, "
-            "VERSION VARCHAR NOT NULL, WRITTEN_AT TIMESTAMP_NTZ(6) NOT NULL, PARTS VARCHAR, "
-            "RECORD VARCHAR NOT NULL)"
-        ),
-        Statement(
-            f"CREATE TABLE IF NOT EXISTS {names.rows} "
-            f"({', '.join(own.values())}, AS_OF DATE NOT NULL, VERSION VARCHAR NOT NULL) "
-            "CLUSTER BY (AS_OF)"
-        ),
-        *(
-            Statement(f"ALTER TABLE {names.rows} ADD COLUMN IF NOT EXISTS {definition}", adds=name)
-            for name, definition in own.items()
-        ),
-        Statement(f"CREATE STAGE IF NOT EXISTS {names.stage}"),
-        Statement(
-            f"CREATE OR REPLACE VIEW {names.current} COPY GRANTS AS "  # noqa: S608
-            f"SELECT R.* FROM {names.rows} R JOIN {names.pointer} P "
-            "ON P.AS_OF = R.AS_OF AND P.VERSION = R.VERSION"
-        ),
-        *(
-            Statement(f"GRANT SELECT ON VIEW {names.current} TO ROLE {role}", optional=True)
-            for role in readers
-        ),
-    ]
-
-
 def quoted(name: str) -> str:
     """A column's name in a statement; configuration has checked that it is a plain identifier."""
     return f'"{name.upper()}"'

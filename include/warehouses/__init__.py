@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-MEMBERS = ("duckdb",)
+    from include.engine_config import SparkGpu
+
+MEMBERS = ("duckdb", "snowflake", "spark")
 
 
 class Warehouse(Protocol):
@@ -38,8 +40,9 @@ class Warehouse(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-def open_warehouse(config: WarehouseConfig) -> Warehouse:
-    """The warehouse that a pipeline names, connected."""
+def open_warehouse(config: WarehouseConfig, gpu: SparkGpu | None = None) -> Warehouse:
+    """The warehouse that a pipeline names, connected; `gpu` is for one that runs on Spark."""
     module = importlib.import_module(f"include.warehouses.{config.kind}")
-    opened: Warehouse = module.connect(connection(config.connection))
+    more = {"gpu": gpu} if config.kind == "spark" and gpu is not None else {}
+    opened: Warehouse = module.connect(connection(config.connection), **more)
     return opened

@@ -47,7 +47,8 @@ class SnowflakeWarehouse:
         import pyarrow as pa
 
         query = bound(sql, params)
-        stored = [field.name for field in self._session.describe(query.text, query.values)]
+        described = self._session.describe(query.text, query.values, where=_WHERE)
+        stored = [field.name for field in described]
         names = arriving_names(stored, query.quoted)
         keys = [_stored_name(stored, names, key) for key in order_by]
         # The query keeps its own lines, so that an error's line is features.sql's line. What is

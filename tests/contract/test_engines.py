@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,25 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 from include import storage
-from include.config import Engine as EngineConfig
+from include.engine_config import LocalEngine
 from include.engines import MEMBERS, Engine, open_engine
 from include.engines.local import Local, available_cores
-from include.errors import CorruptData, PermanentError, TransientError
+from include.engines.spark import Spark
+from include.errors import CorruptData, PartFailed, PermanentError, TransientError
 from include.models.mlmodel import MLmodel
 from include.models.pinned import folder_digest, store_model
-from include.run import ModelVersion, Part, Receipt
-from include.scoring import ScoringJob, load_job, receipts
+from include.partition import Partition
+from include.quarantine import read_quarantine, write_quarantine
+from include.receipts import failures, receipts
+from include.run import Column, ModelVersion, Part, Receipt, SnapshotManifest
+from include.scoring import ScoringJob, load_job
 from include.settings import PROJECT
+from tests.spark_cluster import kept_session, on_cluster, on_this_machine, spark_cluster
 
 PARTS, PART_ROWS = 9, 40
 FEATURES = ("visits", "balance")
+COLUMNS = {"id": "int64", "visits": "double", "balance": "double"}
+POISON = 1e9
 SIGNATURE = ModelSignature(
     Schema([ColSpec("double", name) for name in FEATURES]), Schema([ColSpec("double")])
 )
@@ -83,13 +91,21 @@ class Work:
         return {entry.uri.rpartition("/")[2]: storage.read(entry.uri) for entry in found}
 
 
-def _work(root: Path, model: Path, flavor: str) -> Work:
+def _work(
+    root: Path,
+    model: Path,
+    flavor: str,
+    poison: Mapping[int, tuple[int, ...]] | None = None,
+    max_failed: int = 0,
+) -> Work:
+    """A job over PARTS parts; `poison` are rows, by part, that the poisonous model fails on."""
     digest = folder_digest(model)
     pinned = (root / "pinned").as_uri()
     store_model(model, {}, pinned, digest=digest, name="m", version="1")
     parts = []
     for index in range(PARTS):
         rows = _features(index)
+        rows[list((poison or {}).get(index, ())), 1] = POISON
         table = pa.table(
             {
                 "id": pa.array(np.arange(PART_ROWS) + index * PART_ROWS),
@@ -132,9 +148,46 @@ def _work(root: Path, model: Path, flavor: str) -> Work:
         quarantine_uri=None,
         parts_uri=(root / "scored").as_uri(),
         receipts_uri=(root / "receipts").as_uri(),
+        snapshot_uri=_manifest(root, parts),
+        max_failed=max_failed,
     )
     storage.write(job.uri, job.model_dump_json().encode())
     return Work(load_job(job.uri), parts)
+
+
+def _manifest(root: Path, parts: list[Part]) -> str:
+    manifest = SnapshotManifest(
+        pipeline="p",
+        partition=Partition.containing(dt.date(2026, 1, 1), "day"),
+        digest="s" * 64,
+        rows=sum(part.rows for part in parts),
+        columns=tuple(Column(name=n, type=t) for n, t in COLUMNS.items()),
+        parts=tuple(parts),
+        query_digest="q" * 64,
+        source="test",
+        extracted_at=dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
+    )
+    uri = (root / "snapshot.json").as_uri()
+    storage.write(uri, manifest.model_dump_json().encode())
+    return uri
+
+
+@pytest.fixture(scope="module")
+def poisonous(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that raises on a batch with a row whose balance is POISON."""
+    from sklearn.linear_model import LogisticRegression
+
+    poison = POISON
+
+    class Picky(LogisticRegression):  # type: ignore[misc]
+        def predict_proba(self, X: Any) -> Any:
+            if (X["balance"] == poison).any():
+                raise ValueError("no customer has so much")
+            return super().predict_proba(X)
+
+    folder = tmp_path_factory.mktemp("poisonous") / "model"
+    _save_classifier(folder, Picky())
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +216,30 @@ ENGINES: dict[str, tuple[Engine, str]] = {
 }
 
 
-@pytest.fixture(params=list(ENGINES))
-def engine(request: pytest.FixtureRequest) -> tuple[Engine, str]:
-    return ENGINES[request.param]
+# Parts are scored in this very process: there is no other that could be killed.
+IN_PROCESS = ("local, one after another", "local, threads")
+
+# A JVM costs seconds of processor each: the smaller one is for the long tests.
+LOCAL_SPARK, SPARK_CLUSTER = "spark, local[2]", "spark, one master and two workers"
+LONG = "DAYBREAK_LONG_TESTS" in os.environ
+SPARK = (LOCAL_SPARK, SPARK_CLUSTER) if LONG else (SPARK_CLUSTER,)
+
+
+@pytest.fixture(scope="module", params=[*ENGINES, *SPARK])
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Engine, str]]:
+    """One engine at a time; those on Spark share a session, which takes seconds to start."""
+    with ExitStack() as stack:
+        if request.param in ENGINES:
+            yield ENGINES[request.param]
+            return
+        config = on_this_machine()
+        if request.param == SPARK_CLUSTER:
+            folder = tmp_path_factory.mktemp("cluster")
+            config = on_cluster(stack.enter_context(spark_cluster(folder)))
+        stack.enter_context(kept_session(config))
+        yield Spark(config), "lightgbm"
 
 
 def _nobody_works() -> bool:
@@ -174,8 +248,8 @@ def _nobody_works() -> bool:
 
 
 def test_every_engine_is_under_this_contract() -> None:
-    assert {name.split(",")[0] for name in ENGINES} == set(MEMBERS)
-    assert isinstance(open_engine(EngineConfig(workers=2)), Local)
+    assert {name.split(",")[0] for name in (*ENGINES, *SPARK)} <= set(MEMBERS)
+    assert isinstance(open_engine(LocalEngine(workers=2)), Local)
 
 
 def test_every_part_gets_a_receipt_that_is_stored_when_it_is_given(
@@ -201,6 +275,100 @@ def test_every_engine_writes_the_same_bytes(
     list(Local(workers=1).score(alone.job, alone.parts[::-1]))
     assert len(there.files()) == PARTS
     assert there.files() == alone.files()
+
+
+def test_what_one_engine_began_another_finishes_with_the_same_bytes(
+    engine: tuple[Engine, str], work: Callable[[str], Work]
+) -> None:
+    chosen, flavor = engine
+    alone, begun_here, begun_there = work(flavor), work(flavor), work(flavor)
+    list(Local(workers=1).score(alone.job, alone.parts))
+    list(chosen.score(begun_here.job, begun_here.parts[:4]))
+    list(Local(workers=1).score(begun_here.job, begun_here.parts[4:]))
+    list(Local(workers=1).score(begun_there.job, begun_there.parts[:4]))
+    list(chosen.score(begun_there.job, begun_there.parts[4:]))
+    assert begun_here.files() == alone.files()
+    assert begun_there.files() == alone.files()
+
+
+def test_a_poison_row_costs_itself_and_no_other(
+    engine: tuple[Engine, str], tmp_path: Path, poisonous: Path
+) -> None:
+    chosen, _ = engine
+    clean, there = (tmp_path / "clean", tmp_path / "there")
+    for folder in (clean, there):
+        folder.mkdir()
+    spared = _work(clean, poisonous, "sklearn")
+    mixed = _work(there, poisonous, "sklearn", poison={4: (7,)}, max_failed=1)
+    # The gate set the same row aside: what its part looks like without it.
+    without = pa.table(
+        {
+            "part": pa.array([4], pa.int32()),
+            "row": pa.array([7], pa.int64()),
+            "id": pa.array([4 * PART_ROWS + 7]),
+            "reason": ["by hand"],
+        }
+    )
+    write_quarantine((clean / "aside.parquet").as_uri(), without)
+    job = spared.job.model_copy(update={"quarantine_uri": (clean / "aside.parquet").as_uri()})
+    list(Local(workers=1).score(job, spared.parts))
+    given = {receipt.part: receipt for receipt in chosen.score(mixed.job, mixed.parts)}
+    assert mixed.files() == spared.files()
+    poisoned = given.pop(4)
+    assert (poisoned.scored, poisoned.quarantined, poisoned.failed) == (PART_ROWS - 1, 0, 1)
+    assert poisoned.failed_uri is not None
+    [row] = read_quarantine(poisoned.failed_uri).to_pylist()
+    assert row == {
+        "part": 4,
+        "row": 7,
+        "id": 4 * PART_ROWS + 7,
+        "reason": "the model failed: ValueError: no customer has so much",
+    }
+    assert {receipt.failed for receipt in given.values()} == {0}
+
+
+def test_more_poison_than_allowed_names_the_part_the_first_key_and_the_reason(
+    engine: tuple[Engine, str], tmp_path: Path, poisonous: Path
+) -> None:
+    chosen, _ = engine
+    there = _work(tmp_path, poisonous, "sklearn", poison={4: (7, 30)}, max_failed=1)
+    with pytest.raises(PartFailed) as caught:
+        list(chosen.score(there.job, there.parts))
+    said = str(caught.value)
+    assert f"part 4, first on id={4 * PART_ROWS + 7}: ValueError: no customer has so much" in said
+    assert "max_quarantined_share allows 1 to be left out" in said
+    assert caught.value.key == f"id={4 * PART_ROWS + 7}"
+    # Whoever looks from elsewhere reads the same.
+    [failure] = failures(there.job)
+    assert (failure.part, failure.key, failure.permanent) == (4, caught.value.key, True)
+    assert str(failure.as_error()) == said
+    assert 4 not in {receipt.part for receipt in receipts(there.job)}
+
+
+@pytest.mark.parametrize(
+    "engine", [name for name in (*ENGINES, *SPARK) if name not in IN_PROCESS], indirect=True
+)
+def test_a_killed_worker_costs_its_unfinished_part_and_no_other(
+    engine: tuple[Engine, str], tmp_path: Path
+) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    marker, parent = tmp_path / "killed", os.getpid()
+
+    class Doomed(LogisticRegression):  # type: ignore[misc]
+        def predict_proba(self, X: Any) -> Any:
+            if os.getpid() != parent and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), 9)
+            return super().predict_proba(X)
+
+    _save_classifier(tmp_path / "m", Doomed())
+    there = _work(tmp_path, tmp_path / "m", "sklearn")
+    given = [receipt.part for receipt in engine[0].score(there.job, there.parts)]
+    assert marker.exists()
+    assert sorted(given) == list(range(PARTS))
+    assert len(there.files()) == PARTS
+    assert _nobody_works()
 
 
 def test_no_parts_need_no_model(engine: tuple[Engine, str], work: Callable[[str], Work]) -> None:
@@ -283,7 +451,7 @@ def test_a_worker_that_the_system_kills_may_be_tried_again(tmp_path: Path) -> No
 
     _save_classifier(tmp_path / "m", Greedy())
     there = _work(tmp_path, tmp_path / "m", "sklearn")
-    with pytest.raises(TransientError, match="worker process ended"):
+    with pytest.raises(TransientError, match="worker process was ended by SIGKILL at part"):
         list(Local(workers=2, spawn_seconds=0).score(there.job, there.parts))
     assert _nobody_works()
 
@@ -300,7 +468,7 @@ def test_an_error_of_the_library_names_the_part_also_from_a_process(tmp_path: Pa
     picked = float(_features(5)[0, 0])
     _save_classifier(tmp_path / "m", Picky())
     there = _work(tmp_path, tmp_path / "m", "sklearn")
-    with pytest.raises(PermanentError, match="failed on part 5: ValueError: I do not like"):
+    with pytest.raises(PermanentError, match="part 5, first on id=200: ValueError: I do not like"):
         list(Local(workers=2, spawn_seconds=0).score(there.job, there.parts))
 
 

@@ -80,13 +80,17 @@ def _signature(types: dict[str, str] = TYPES, output: str = "double") -> ModelSi
 
 @dataclass(frozen=True)
 class Case:
-    """A saved model, what the library itself gives for a table, and whether it rests on BLAS."""
+    """A saved model, what the library itself gives for a table, and whether it rests on BLAS.
+
+    What does may round a row by the rows beside it, within `rtol`.
+    """
 
     folder: Path
     flavor: str
     output: Output
     library: Callable[[pa.Table], np.ndarray[Any, Any]]
     blas: bool = False
+    rtol: float = 1e-13
 
     def scorer(self) -> Scorer:
         columns = tuple(column.name for column in MLmodel(self.folder).inputs())
@@ -244,6 +248,145 @@ def _pyfunc(folder: Path) -> Case:
     )
 
 
+def _xgboost_booster(folder: Path) -> Case:
+    import mlflow.xgboost
+    import xgboost
+
+    data = xgboost.DMatrix(_objects(TRAINING)[NUMBERS], _target(TRAINING))
+    booster = xgboost.train({"objective": "binary:logistic", "max_depth": 4}, data, 25)
+    types = {name: TYPES[name] for name in NUMBERS}
+    mlflow.xgboost.save_model(booster, folder, signature=_signature(types), pip_requirements=[])
+    return Case(
+        folder,
+        "xgboost",
+        "probability",
+        lambda rows: booster.predict(xgboost.DMatrix(_objects(rows)[NUMBERS])),
+    )
+
+
+def _xgboost_early(folder: Path) -> Case:
+    """Training that was stopped early: the trees after the best one do not count."""
+    import xgboost
+
+    model = xgboost.XGBClassifier(n_estimators=200, max_depth=6, early_stopping_rounds=3)
+    held_out = _rows(300, 9, CITIES)
+    evaluation = [(_objects(held_out)[NUMBERS], _target(held_out))]
+    model.fit(_objects(TRAINING)[NUMBERS], _target(TRAINING), eval_set=evaluation, verbose=False)
+    assert model.best_iteration + 1 < model.get_booster().num_boosted_rounds()
+    import mlflow.xgboost
+
+    types = {name: TYPES[name] for name in NUMBERS}
+    mlflow.xgboost.save_model(model, folder, signature=_signature(types), pip_requirements=[])
+    return Case(
+        folder,
+        "xgboost",
+        "probability",
+        lambda rows: model.predict_proba(_objects(rows)[NUMBERS])[:, 1],
+    )
+
+
+def _xgboost_categories(folder: Path) -> Case:
+    """Categories by name: the model knows the order that they had in training."""
+    import mlflow.xgboost
+    import xgboost
+
+    names = [*NUMBERS, "plan"]
+    model = xgboost.XGBRegressor(n_estimators=25, max_depth=4, enable_categorical=True)
+    model.fit(_categories(TRAINING)[names], np.nan_to_num(TRAINING["age"].to_numpy()))
+    types = {name: TYPES[name] for name in names}
+    mlflow.xgboost.save_model(model, folder, signature=_signature(types), pip_requirements=[])
+    return Case(folder, "xgboost", "value", lambda rows: model.predict(_categories(rows)[names]))
+
+
+def _onnx_graph(outputs: list[str], folder: Path, kind: str = "tensor(float)") -> None:
+    """A logistic regression on age, income and visits as an ONNX graph, saved by MLflow.
+
+    `outputs` are its results: `label`, `probabilities` of both classes, or `score` of the second.
+    """
+    import mlflow.onnx
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    width = {"tensor(float)": np.float32, "tensor(double)": np.float64}[kind]
+    number = {"tensor(float)": TensorProto.FLOAT, "tensor(double)": TensorProto.DOUBLE}[kind]
+    weights = np.array([[0.05], [-0.4], [0.02]], dtype=width)
+    nodes = [
+        # A missing number is 40, as the training's imputer would say.
+        helper.make_node("IsNaN", ["features"], ["missing"]),
+        helper.make_node("Where", ["missing", "fill", "features"], ["filled"]),
+        helper.make_node("MatMul", ["filled", "weights"], ["margin"]),
+        helper.make_node("Sigmoid", ["margin"], ["score"]),
+        helper.make_node("Sub", ["one", "score"], ["other"]),
+        helper.make_node("Concat", ["other", "score"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
+    ]
+    shapes = {"label": (TensorProto.INT64, [None]), "probabilities": (number, [None, 2])}
+    shapes["score"] = (number, [None, 1])
+    graph = helper.make_graph(
+        nodes,
+        "churn",
+        [helper.make_tensor_value_info("features", number, [None, 3])],
+        [helper.make_tensor_value_info(name, *shapes[name]) for name in outputs],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(np.array(40, dtype=width), "fill"),
+            numpy_helper.from_array(np.array(1, dtype=width), "one"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    types = {name: TYPES[name] for name in NUMBERS}
+    mlflow.onnx.save_model(model, folder, signature=_signature(types), pip_requirements=[])
+
+
+def _onnx(
+    outputs: list[str], output: Output, kind: str = "tensor(float)"
+) -> Callable[[Path], Case]:
+    def make(folder: Path) -> Case:
+        import onnxruntime
+
+        _onnx_graph(outputs, folder, kind)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        file = str(folder / "model.onnx")
+        session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
+        width = np.float32 if kind == "tensor(float)" else np.float64
+
+        def library(rows: pa.Table) -> np.ndarray[Any, Any]:
+            matrix = _objects(rows)[NUMBERS].to_numpy(dtype=width)
+            given = session.run([outputs[-1]], {"features": matrix})[0]
+            return np.asarray(given[:, -1])
+
+        return Case(folder, "onnx", output, library, blas=True, rtol=1e-6)
+
+    return make
+
+
+def _torch(folder: Path) -> Case:
+    torch = pytest.importorskip("torch", reason="torch is not installed: it is gigabytes")
+    import mlflow.pytorch
+
+    torch.manual_seed(5)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1), torch.nn.Sigmoid()
+    ).eval()
+    types = {name: TYPES[name] for name in NUMBERS}
+    mlflow.pytorch.save_model(
+        model,
+        folder,
+        signature=_signature(types),
+        pip_requirements=[],
+        serialization_format="pickle",
+    )
+
+    def library(rows: pa.Table) -> np.ndarray[Any, Any]:
+        matrix = _objects(rows)[NUMBERS].to_numpy(dtype=np.float32)
+        with torch.inference_mode():
+            return np.asarray(model(torch.from_numpy(matrix)).numpy()[:, 0])
+
+    return Case(folder, "pytorch", "probability", library, blas=True, rtol=1e-5)
+
+
 TRUSTED = [
     "numpy.dtype",
     "sklearn.compose._column_transformer._RemainderColsList",
@@ -266,6 +409,13 @@ MODELS: dict[str, Callable[[Path], Case]] = {
     "sklearn-forest": _forest,
     "sklearn-logistic": _logistic,
     "sklearn-linear": _linear,
+    "xgboost-booster": _xgboost_booster,
+    "xgboost-early": _xgboost_early,
+    "xgboost-categories": _xgboost_categories,
+    "onnx-label-and-probabilities": _onnx(["label", "probabilities"], "probability"),
+    "onnx-double": _onnx(["score"], "probability", "tensor(double)"),
+    "onnx-value": _onnx(["score"], "value"),
+    "torch": _torch,
     "pyfunc": _pyfunc,
 }
 
@@ -309,7 +459,7 @@ def test_a_row_scores_the_same_alone_and_among_others(case: Case, scorer: Scorer
     whole = _scores(scorer, SCORED)
     alone = np.concatenate([_scores(scorer, SCORED.slice(row, 1)) for row in range(12)])
     if case.blas:
-        np.testing.assert_allclose(alone, whole[:12], rtol=1e-13)
+        np.testing.assert_allclose(alone, whole[:12], rtol=case.rtol)
     else:
         assert np.array_equal(alone, whole[:12])
 
@@ -320,7 +470,7 @@ def test_where_batches_are_cut_changes_no_score(case: Case, scorer: Scorer, size
     whole = _scores(scorer, rows)
     cut = [_scores(scorer, rows.slice(start, size)) for start in range(0, rows.num_rows, size)]
     if case.blas:
-        np.testing.assert_allclose(np.concatenate(cut), whole, rtol=1e-13)
+        np.testing.assert_allclose(np.concatenate(cut), whole, rtol=case.rtol)
     else:
         assert np.array_equal(np.concatenate(cut), whole)
 
@@ -330,7 +480,7 @@ def test_the_order_of_rows_and_columns_changes_no_score(case: Case, scorer: Scor
     shuffled = SCORED.take(order).select(list(reversed(SCORED.column_names)))
     expected = _scores(scorer, SCORED)[order]
     if case.blas:
-        np.testing.assert_allclose(_scores(scorer, shuffled), expected, rtol=1e-13)
+        np.testing.assert_allclose(_scores(scorer, shuffled), expected, rtol=case.rtol)
     else:
         assert np.array_equal(_scores(scorer, shuffled), expected)
 
@@ -359,15 +509,25 @@ def test_a_model_loaded_again_scores_the_same_and_leaves_its_folder_as_it_was(
 
 
 @pytest.mark.parametrize(
-    "name", ["lightgbm-booster", "lightgbm-regressor", "sklearn-logistic", "sklearn-linear"]
+    "name",
+    [
+        "lightgbm-booster",
+        "lightgbm-regressor",
+        "sklearn-logistic",
+        "sklearn-linear",
+        "xgboost-booster",
+        "xgboost-categories",
+        "onnx-label-and-probabilities",
+    ],
 )
 def test_a_classifier_gives_no_plain_value_and_a_regressor_no_probability(
     name: str, tmp_path: Path
 ) -> None:
     case = MODELS[name](tmp_path / "m")
     other: Output = "value" if case.output == "probability" else "probability"
+    columns = tuple(column.name for column in MLmodel(case.folder).inputs())
     with pytest.raises(PermanentError, match=r"output: (value|probability)"):
-        open_scorer(case.folder, case.flavor, tuple(TYPES), other)
+        open_scorer(case.folder, case.flavor, columns, other)
 
 
 def _saved_booster(folder: Path, booster: lightgbm.Booster, types: dict[str, str]) -> Path:
@@ -491,3 +651,43 @@ def test_a_model_whose_package_is_missing_says_what_to_install(tmp_path: Path) -
         del sys.modules["shop_models"]
     with pytest.raises(PermanentError, match=r"shop_models.*requirements\.txt"):
         open_scorer(tmp_path / "m", "sklearn", ("visits",), "probability")
+
+
+def test_a_category_that_xgboost_never_saw_counts_as_missing(tmp_path: Path) -> None:
+    scorer = _xgboost_categories(tmp_path / "m").scorer()
+
+    def with_plan(plan: str | None) -> list[float]:
+        place = SCORED.column_names.index("plan")
+        column = pa.array([plan] * ROWS, pa.string())
+        return _scores(scorer, SCORED.set_column(place, "plan", column)).tolist()  # type: ignore[no-any-return]
+
+    assert with_plan("gold") == with_plan(None) != with_plan("plus")
+
+
+def test_an_onnx_model_of_another_width_or_a_fixed_number_of_rows_is_refused(
+    tmp_path: Path,
+) -> None:
+    case = MODELS["onnx-value"](tmp_path / "m")
+    with pytest.raises(PermanentError, match="takes 3 columns, and its signature has 2"):
+        open_scorer(case.folder, "onnx", ("age", "income"), "value")
+
+
+def test_without_a_gpu_the_scorer_says_that_it_is_on_the_cpu(tmp_path: Path) -> None:
+    from include.scorers.device import gpus
+
+    case = MODELS["onnx-value"](tmp_path / "m")
+    columns = tuple(column.name for column in MLmodel(case.folder).inputs())
+    assert open_scorer(case.folder, "onnx", columns, "value", "cpu").device == "cpu"
+    chosen = open_scorer(case.folder, "onnx", columns, "value", "auto").device
+    assert chosen.startswith(("cuda:0", "cpu (a GPU")) if gpus() else chosen == "cpu (no GPU here)"
+
+
+def test_a_library_that_is_not_installed_is_named_with_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    case = MODELS["onnx-value"](tmp_path / "m")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(PermanentError, match=r"flavour onnx.*ip install 'daybreak\[onnx\]'"):
+        open_scorer(case.folder, "onnx", ("age",), "value")

@@ -45,13 +45,20 @@ def opened(member: str, root: str) -> Store:
 def configured(member: str) -> Predictions:
     if member == "snowflake":
         return Predictions(kind=member, connection=CONNECTION, table="churn")
-    return Predictions(kind=member)  # type: ignore[arg-type]  # of MEMBERS
+    return Predictions(kind="delta")
 
 
 def rounds_of(member: str, usual: int, emulated: int) -> int:
     """How often: the emulator takes long for every statement, so less often there, mostly."""
     patient = member == "delta" or "DAYBREAK_LONG_TESTS" in os.environ
     return usual if patient else emulated
+
+
+@pytest.fixture
+def patient(member: str) -> None:
+    """For what the emulator takes minutes for; two and four publishers race on it in any case."""
+    if member != "delta" and "DAYBREAK_LONG_TESTS" not in os.environ:
+        pytest.skip("the emulator of Snowflake is slow: it runs with DAYBREAK_LONG_TESTS=1")
 
 
 @pytest.fixture(params=MEMBERS)
@@ -96,7 +103,7 @@ def assert_shows(store: Store, manifest: VersionManifest) -> None:
 
 def test_before_the_first_version_a_date_has_nothing(store: Store) -> None:
     assert store.current(DAY) is None
-    assert store.current_dates() == []
+    assert store.current_dates() == [] and store.current_versions() == {}
     assert store.versions(DAY) == []
     assert store.manifest(DAY, "v1") is None
     with pytest.raises(PermanentError, match="no committed version"):
@@ -145,6 +152,7 @@ def test_a_new_version_takes_the_place_of_the_one_before_and_of_no_other_date(
     assert_shows(store, v2)
     assert_shows(store, other)
     assert store.current_dates() == [other.as_of, DAY]
+    assert store.current_versions() == {other.as_of: "v1", DAY: "v2"}
 
 
 def test_older_versions_stay_readable_and_are_listed_oldest_first(store: Store) -> None:
@@ -430,7 +438,7 @@ def publish_rounds(
     store = opened(member, root)
     for index in range(rounds):
         manifest = staged(store, f"v{label}", as_of=DAY + dt.timedelta(days=index), count=12)
-        gate.wait(60)
+        gate.wait(300)
         results.put((index, label, store.commit(manifest, PLANNED_AT).replaced))
 
 
@@ -440,23 +448,27 @@ def publish_dates(member: str, root: str, first: int, count: int, gate: Any) -> 
         staged(store, "v1", as_of=DAY + dt.timedelta(days=first + index), count=12)
         for index in range(count)
     ]
-    gate.wait(60)
+    gate.wait(300)
     for manifest in manifests:
         store.commit(manifest, PLANNED_AT)
 
 
 def publish_until_killed(member: str, root: str, start: int, ready: Any) -> None:
     store = opened(member, root)
-    staged(store, "vwarm-up")
-    ready.set()
     for number in range(start, start + 1000):
         store.commit(staged(store, f"v{number}", count=20), PLANNED_AT)
+        ready.set()
 
 
 def join(started: list[Any]) -> None:
     for process in started:
-        process.join(120)
+        process.join(600)
     assert [process.exitcode for process in started] == [0] * len(started)
+
+
+def pause(member: str) -> None:
+    """Between two looks of a reader: the emulator has one core's worth of time for everybody."""
+    time.sleep(0 if member == "delta" else 0.15)
 
 
 def seen_by_reader(store: Store, as_of: dt.date) -> tuple[str, int] | None:
@@ -473,7 +485,7 @@ def seen_by_reader(store: Store, as_of: dt.date) -> tuple[str, int] | None:
 def test_two_processes_that_race_a_dates_first_publish_leave_one_version(
     member: str, root: str
 ) -> None:
-    rounds, store = rounds_of(member, RACES, 5), opened(member, root)
+    rounds, store = rounds_of(member, RACES, 3), opened(member, root)
     gate, results = processes.Barrier(2), processes.Queue()
     racers = [
         processes.Process(target=publish_rounds, args=(member, root, label, rounds, gate, results))
@@ -487,10 +499,11 @@ def test_two_processes_that_race_a_dates_first_publish_leave_one_version(
             shown = seen_by_reader(store, date)
             assert shown in {("va", 12), ("vb", 12)}
             seen[shown] += 1
+        pause(member)
     join(racers)
     replaced: dict[int, dict[str, str | None]] = {}
     for _ in range(2 * rounds):
-        index, label, before = results.get(timeout=10)
+        index, label, before = results.get(timeout=300)
         replaced.setdefault(index, {})[f"v{label}"] = before
     assert store.current_dates() == [DAY + dt.timedelta(days=n) for n in range(rounds)]
     for index, moves in replaced.items():
@@ -507,7 +520,7 @@ def test_two_processes_that_race_a_dates_first_publish_leave_one_version(
 def test_processes_that_publish_different_dates_of_a_new_table_all_succeed(
     member: str, root: str
 ) -> None:
-    gate, count = processes.Barrier(4), rounds_of(member, 5, 2)
+    gate, count = processes.Barrier(4), rounds_of(member, 5, 1)
     writers = [
         processes.Process(target=publish_dates, args=(member, root, count * n, count, gate))
         for n in range(4)
@@ -530,19 +543,20 @@ def test_a_killed_publisher_never_shows_readers_a_part_of_a_version(
     store.commit(staged(store, "v0", count=20), PLANNED_AT)
     publish_seconds = max(0.1, time.monotonic() - started)
     reads = 0
-    for kill in range(rounds_of(member, 10, 4)):
+    for kill in range(rounds_of(member, 10, 3)):
         ready = processes.Event()
         writer = processes.Process(
             target=publish_until_killed, args=(member, root, 1000 * (kill + 1), ready)
         )
         writer.start()
-        assert ready.wait(60)
+        assert ready.wait(300)
         until = time.monotonic() + choose.uniform(0, 3 * publish_seconds)
         while time.monotonic() < until:
             shown = seen_by_reader(store, DAY)
             assert shown is not None and shown[1] == 20
             reads += 1
-        os.kill(writer.pid, signal.SIGKILL)
+            pause(member)
+        writer.kill()
         writer.join(60)
         assert writer.exitcode == -signal.SIGKILL
         buried()
@@ -586,13 +600,14 @@ def roll_back_many(member: str, root: str, count: int, results: Any) -> None:
         done += 1
 
 
+@pytest.mark.usefixtures("patient")
 def test_rollbacks_that_race_commits_replace_only_what_the_person_saw(
     member: str, root: str
 ) -> None:
     store, results = opened(member, root), processes.Queue()
     for version in ("v0", "v1"):
         store.commit(staged(store, version, count=20), PLANNED_AT)
-    commits, rollbacks = rounds_of(member, 15, 5), rounds_of(member, 8, 3)
+    commits, rollbacks = rounds_of(member, 15, 3), rounds_of(member, 8, 2)
     racers = [
         processes.Process(target=publish_many, args=(member, root, 100, commits, LATER)),
         processes.Process(target=roll_back_many, args=(member, root, rollbacks, results)),
@@ -601,15 +616,16 @@ def test_rollbacks_that_race_commits_replace_only_what_the_person_saw(
         racer.start()
     while any(racer.is_alive() for racer in racers):
         assert seen_by_reader(store, DAY)
+        pause(member)
     join(racers)
     for _ in range(rollbacks):
-        seen, replaced = results.get(timeout=10)
+        seen, replaced = results.get(timeout=300)
         assert replaced == seen
     listed = store.versions(DAY)
     assert sum(version.current for version in listed) == 1
     assert len(listed) == 2 + commits
-    for version in listed:
-        assert store.read(DAY, version.version).num_rows == 20
+    for one in listed:
+        assert store.read(DAY, one.version).num_rows == 20
 
 
 def delete_until_killed(member: str, root: str, ready: Any) -> None:
@@ -625,21 +641,22 @@ def _current(one: Any) -> bool:
     return one.committed is not None and one.committed.current
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_killed_deletion_never_harms_what_readers_see_and_is_finished_by_the_next(
     member: str, root: str, buried: Callable[[], None]
 ) -> None:
     store, choose = opened(member, root), random.Random(11)
-    parts, versions = rounds_of(member, 10, 2), rounds_of(member, 8, 3)
-    for kill in range(rounds_of(member, 6, 3)):
+    parts, versions = rounds_of(member, 10, 2), rounds_of(member, 8, 2)
+    for kill in range(rounds_of(member, 6, 2)):
         manifests = [staged(store, f"v{kill}-{n}", count=20, parts=parts) for n in range(versions)]
         for manifest in manifests:
             store.commit(manifest, PLANNED_AT)
         ready = processes.Event()
         deleter = processes.Process(target=delete_until_killed, args=(member, root, ready))
         deleter.start()
-        assert ready.wait(60)
+        assert ready.wait(300)
         time.sleep(choose.uniform(0, rounds_of(member, 1, 6) * 0.25))
-        os.kill(deleter.pid, signal.SIGKILL)
+        deleter.kill()
         deleter.join(60)
         buried()
         assert_shows(store, manifests[-1])
@@ -659,17 +676,18 @@ def commit_again_and_again(member: str, root: str, rounds: int, gate: Any, resul
     for number in range(rounds):
         manifest = store.manifest(DAY, f"v{number}")
         assert manifest is not None
-        gate.wait(60)
+        gate.wait(300)
         try:
             results.put((number, store.commit(manifest, LATER).outcome))
         except (PermanentError, TransientError):
             results.put((number, "refused"))
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_version_that_is_made_current_while_it_is_deleted_keeps_its_files_or_is_refused(
     member: str, root: str
 ) -> None:
-    rounds, store = rounds_of(member, 12, 4), opened(member, root)
+    rounds, store = rounds_of(member, 12, 2), opened(member, root)
     for number in range(rounds):
         store.commit(staged(store, f"v{number}", count=20), PLANNED_AT)
     store.commit(staged(store, "vlast", count=20), PLANNED_AT)
@@ -680,10 +698,10 @@ def test_a_version_that_is_made_current_while_it_is_deleted_keeps_its_files_or_i
     writer.start()
     outcomes = Counter[tuple[str, bool]]()
     for number in range(rounds):
-        gate.wait(60)
+        gate.wait(300)
         deleted = bool(store.delete([(DAY, f"v{number}")], "old", NOW))
         assert seen_by_reader(store, DAY) is not None
-        _, outcome = results.get(timeout=60)
+        _, outcome = results.get(timeout=300)
         outcomes[outcome, deleted] += 1
         shown = seen_by_reader(store, DAY)
         assert shown is not None and shown[1] == 20

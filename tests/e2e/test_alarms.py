@@ -114,7 +114,7 @@ def deployment(
             | {
                 "DAYBREAK_NOTIFY": inbox.url,
                 "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "false",
-                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3",
+                "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "15",
             },
         )
         with airflow:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -15,7 +16,7 @@ from typer.testing import CliRunner, Result
 from daybreak.airflow_api import AirflowApi
 from daybreak.backfill_airflow import window
 from daybreak.cli import app
-from daybreak.local_airflow import LOGIN, LocalAirflow
+from daybreak.local_airflow import BACKFILL_POOL, LOGIN, LocalAirflow
 from daybreak.versions import table_of
 from include.partition import partitions_between
 from include.settings import settings
@@ -90,6 +91,9 @@ def test_airflow_runs_exactly_the_wanted_dates_two_at_a_time(world: tuple[World,
     day = dt.timedelta(days=1)
     runs = api.runs("tiny", first[0] - day, last[1] + day)
     assert [(run.state, run.kind) for run in runs] == [("success", "backfill")] * 4
+    tasks = api._call("GET", f"dags/tiny/dagRuns/{quote(runs[0].id, safe='')}/taskInstances")
+    # A scheduled run has its slots elsewhere, however many dates a backfill has.
+    assert {task["pool"] for task in tasks["task_instances"]} == {BACKFILL_POOL}
     begun = sorted((run.started_at, 1) for run in runs if run.started_at)
     ended = sorted((run.ended_at, -1) for run in runs if run.ended_at)
     at_once, most = 0, 0

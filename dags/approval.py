@@ -1,0 +1,234 @@
+"""A version that the audit held: the question to a person in Airflow, and what answers it.
+
+The task waits for an answer in Airflow, for one given on the command line (`daybreak approve`), and
+for the question's time limit, whichever is first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import Context, Param
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.execution_time.hitl import (
+    get_hitl_detail_content_detail,
+    update_hitl_detail_response,
+    upsert_hitl_detail,
+)
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
+
+from dags.airflow_run import connection_of, own_run_id, report_page
+from include.connections import use_connections_of
+from include.errors import PermanentError, TransientError
+from include.settings import settings
+from include.workspace import Workspace
+
+log = logging.getLogger("daybreak")
+
+APPROVE, REJECT = "Approve", "Reject"
+POLL_SECONDS = 5.0
+
+
+class AskForApproval(HITLOperator):
+    """Asks whether a held version is to be published, and returns what was answered.
+
+    Skipped where the version is not held. What it returns is for `answer_of`.
+    """
+
+    def execute(self, context: Context) -> Any:
+        use_connections_of(connection_of)
+        try:
+            return self._ask(context)
+        except PermanentError as error:
+            raise AirflowFailException(str(error)) from None
+
+    def _ask(self, context: Context) -> Any:
+        from include.approval_page import question, subject_of
+        from include.approvals import standing_of
+        from include.pipeline import planned_pipeline
+        from include.reports.records import read_records
+        from include.stores import open_store
+        from tasks.report import report
+
+        ti = context["ti"]
+        workspace = Workspace(settings().workspace, context["dag_run"].dag_id)
+        records = read_records(workspace, own_run_id(context))
+        run, scored = records.run, records.scored
+        if run is None or scored is None:
+            raise AirflowSkipException("nothing was scored, so nothing is held")
+        version, as_of = scored.version, run.partition.as_of
+        standing = standing_of(workspace, as_of, version)
+        held, state = standing.held, standing.state(dt.datetime.now(dt.UTC))
+        if held is None:
+            raise AirflowSkipException(f"version {version} is not held")
+        if state != "waiting":
+            self.log.info("Version %s was answered before it was asked about", version)
+            return {"version": version, "answer": None}
+        # The report as it stands, and the message to people: the run may wait for hours.
+        report(run.pipeline, own_run_id(context))
+        store = open_store(planned_pipeline(run).config.predictions, workspace.predictions())
+        self.subject = subject_of(held)
+        page = report_page(context["dag_run"].dag_id, context["dag_run"].run_id)
+        self.body = question(held, store.manifest(as_of, version), page)
+        upsert_hitl_detail(
+            ti_id=ti.id,
+            options=self.options,
+            subject=self.subject,
+            body=self.body,
+            defaults=self.defaults,
+            multiple=False,
+            params=self.serialized_params,
+        )
+        self.log.info("%s waits for a person: %s", held.version, held.how_to_answer())
+        return self.defer(
+            trigger=AnswerTrigger(
+                workspace=run.workspace,
+                pipeline=run.pipeline,
+                as_of=as_of.isoformat(),
+                version=version,
+                ti_id=str(ti.id),
+            ),
+            method_name="execute_complete",
+        )
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """`event` is Airflow's, of a person's answer, or AnswerTrigger's."""
+        from include.reports.records import read_records
+
+        workspace = Workspace(settings().workspace, context["dag_run"].dag_id)
+        scored = read_records(workspace, own_run_id(context)).scored
+        if scored is None:
+            raise AirflowFailException("the run's records do not say what was scored")
+        version = scored.version
+        if event.get("on_record"):
+            self.log.info("The question was answered on record: %s", event["on_record"])
+            return {"version": version, "answer": None}
+        chosen = event["chosen_options"]
+        self.validate_chosen_options(chosen)
+        given, who = event.get("params_input") or {}, event.get("responded_by_user") or {}
+        at = event["responded_at"]
+        return {
+            "version": version,
+            "answer": {
+                "verdict": "approved" if chosen == [APPROVE] else "rejected",
+                "by": who.get("name") or who.get("id") or "Airflow",
+                "at": at if isinstance(at, str) else at.isoformat(),
+                "reason": given.get("reason") or "",
+            },
+        }
+
+
+def ask_for_approval(**task_args: Any) -> AskForApproval:
+    """The task that asks; what it says of the version is filled in when it does."""
+    reason = Param(
+        "",
+        type=["null", "string"],
+        title="Reason",
+        description="Why, for the version's history.",
+    )
+    return AskForApproval(
+        subject="Publish the predictions that the audit held?",
+        options=[APPROVE, REJECT],
+        defaults=[REJECT],
+        params={"reason": reason},
+        **task_args,
+    )
+
+
+class AnswerTrigger(BaseTrigger):
+    """Fires once a held version is answered, in Airflow or in the workspace, or its time is up.
+
+    Airflow resumes the task itself when somebody answers there. It is looked at here too, for an
+    answer that came before the task had begun to wait.
+    """
+
+    def __init__(
+        self, workspace: str, pipeline: str, as_of: str, version: str, ti_id: str | UUID
+    ) -> None:
+        super().__init__()
+        self.workspace, self.pipeline = workspace, pipeline
+        self.as_of, self.version, self.ti_id = as_of, version, str(ti_id)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return (
+            "dags.approval.AnswerTrigger",
+            {
+                "workspace": self.workspace,
+                "pipeline": self.pipeline,
+                "as_of": self.as_of,
+                "version": self.version,
+                "ti_id": self.ti_id,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        while True:
+            given = await self._given()
+            if given is not None:
+                yield TriggerEvent(given)
+                return
+            # In a thread: the triggerer's other triggers wait for no storage.
+            verdict = await asyncio.to_thread(self._verdict)
+            if verdict is not None:
+                await self._close(verdict)
+                yield TriggerEvent({"on_record": verdict})
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _given(self) -> dict[str, Any] | None:
+        """What was answered in Airflow, as Airflow itself hands it to a task."""
+        try:
+            detail = await sync_to_async(get_hitl_detail_content_detail)(ti_id=UUID(self.ti_id))
+        except Exception as error:  # noqa: BLE001 - an answer on the command line still counts
+            log.warning("Airflow did not say whether it was answered there: %s", error)
+            return None
+        # None by `DAG.test`, whose Airflow has nobody who could answer there.
+        if detail is None or not detail.response_received or not detail.chosen_options:
+            return None
+        user = detail.responded_by_user
+        return {
+            "chosen_options": list(detail.chosen_options),
+            "params_input": detail.params_input or {},
+            "responded_at": detail.responded_at,
+            "responded_by_user": {"id": user.id, "name": user.name} if user else None,
+        }
+
+    def _verdict(self) -> str | None:
+        """What is on record, the time limit's own answer included; None while it waits."""
+        from include.approvals import standing_of
+
+        workspace, as_of = (
+            Workspace(self.workspace, self.pipeline),
+            dt.date.fromisoformat(self.as_of),
+        )
+        try:
+            state = standing_of(workspace, as_of, self.version).state(dt.datetime.now(dt.UTC))
+        except TransientError as error:
+            log.warning("looked in vain for an answer, and look again: %s", error)
+            return None
+        return None if state == "waiting" else state
+
+    async def _close(self, verdict: str) -> None:
+        """Take the question off the list of actions that Airflow asks for."""
+        chosen = [APPROVE if verdict == "approved" else REJECT]
+        try:
+            await sync_to_async(update_hitl_detail_response)(
+                ti_id=UUID(self.ti_id), chosen_options=chosen, params_input={}
+            )
+        except Exception as error:  # noqa: BLE001 - what is on record goes first in any case
+            log.info("the question was closed in Airflow meanwhile: %s", error)
+
+
+def answer_of(asked: Any) -> tuple[str, Any]:
+    """The version, and the answer given in Airflow; None where it is on record already."""
+    from include.approvals import Answer
+
+    given = asked["answer"]
+    return asked["version"], None if given is None else Answer.model_validate(given)

@@ -1,0 +1,46 @@
+"""What a person reads before answering for a version that the audit held."""
+
+from __future__ import annotations
+
+from include.approvals import Held
+from include.stores import VersionManifest
+
+
+def subject_of(held: Held) -> str:
+    return f"Publish the predictions of {held.pipeline} for {held.as_of}?"
+
+
+def question(held: Held, manifest: VersionManifest | None, report: str | None) -> str:
+    """The audit's figures as Markdown; `report` is the address of the run's report."""
+    shift = held.shift
+    readers = f"version `{held.replaces}`" if held.replaces else "nothing of this date"
+    facts = {
+        "Version": f"`{held.version}`, model `{held.run.model.name}` version "
+        f"{held.run.model.version}",
+        "Rows": f"{manifest.rows_in:,} in, {manifest.rows:,} scored" if manifest else "",
+        "Scores moved": f"PSI {shift.psi:.3f}; held above {shift.limit:g} (chance alone gives "
+        f"{shift.noise_psi:.3f})",
+        "Mean score": f"{shift.reference_mean:.4g} → {shift.mean:.4g}",
+        "Compared with": f"version `{shift.against_version}` of {shift.against_as_of}",
+        "Readers have": readers,
+        "Answer by": f"{held.until_local()}; without one it counts as rejected",
+        "Report": f"[open]({report})" if report else "",
+    }
+    rows = "\n".join(f"| {name} | {_cell(fact)} |" for name, fact in facts.items() if fact)
+    checks = "\n".join(
+        f"| {_cell(check.name)} | {'passed' if check.passed else '**held**'} | "
+        f"{_cell(check.message)} |"
+        for check in held.checks
+    )
+    given = f"{held.pipeline} --date {held.as_of} --version {held.version}"
+    return (
+        "The version is complete and sound, but its scores moved further than "
+        "`max_score_psi` allows. *Approve* publishes it, *Reject* leaves readers with what they "
+        f"have.\n\n| | |\n|---|---|\n{rows}\n\n| Audit | Result | Found |\n|---|---|---|\n{checks}"
+        f"\n\nThe same on the command line: `daybreak approve {given}`\n"
+    )
+
+
+def _cell(text: str) -> str:
+    """Text that stays within its cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,105 @@
+"""Four processes that publish at once, round after round, and a reader beside them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from include.stores import Store
+from tests.faults.commands import Nursery
+from tests.faults.places import Place
+from tests.faults.publishers import (
+    DATES,
+    ROWS,
+    WRITERS,
+    own_date,
+    planned_at,
+    publish_rounds,
+    same_date,
+    shared_date,
+)
+
+pytest_plugins = ("tests.fakesnow_server", "tests.faults.places")
+
+# The emulator of Snowflake takes seconds for what Snowflake does in one.
+ROUNDS = (
+    {"disk": 200, "s3": 60, "snowflake": 40}
+    if "DAYBREAK_LONG_TESTS" in os.environ
+    else {"disk": 10, "s3": 3, "snowflake": 1}
+)
+
+
+def test_writers_that_publish_the_same_and_different_dates_at_once_leave_what_the_rule_says(
+    place: Place, nursery: Nursery, tmp_path: Path
+) -> None:
+    rounds, store = ROUNDS[place.name], place.store()
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    writers = [
+        nursery.call(
+            place.env, publish_rounds,
+            predictions=place.predictions, root=place.root,
+            writer=writer, rounds=rounds, meeting=str(meeting),
+        )
+        for writer in range(WRITERS)
+    ]  # fmt: skip
+    choose, reads = random.Random(1), Counter[str]()
+    while not all(writer.ended.is_set() for writer in writers):
+        for as_of in choose.sample(
+            dates := store.current_dates()[-2 * DATES :], min(3, len(dates))
+        ):
+            reads[seen(store, as_of)] += 1
+    assert [writer.wait() for writer in writers] == [0] * WRITERS, [w.said() for w in writers]
+    outcomes = outcomes_of(meeting)
+    assert store.current_dates() == sorted(
+        {shared_date(0) + dt.timedelta(days=n) for n in range(DATES * rounds)}
+    )
+    for turn in range(rounds):
+        assert_the_rule(store, turn, outcomes)
+    assert reads
+    print(
+        f"{place.name}: {rounds} rounds, {sum(map(len, outcomes.values()))} commits asked for, "
+        f"{reads.total()} reads meanwhile"
+    )
+
+
+def seen(store: Store, as_of: dt.date) -> str:
+    """The version that one read of a date shows: one, and all of it."""
+    rows = store.read(as_of)
+    (version,) = set(rows["version"].to_pylist())
+    assert set(rows["run_id"].to_pylist()) == {f"run-of-{version}"}
+    assert rows["id"].to_pylist() == list(range(ROWS))
+    return str(version)
+
+
+def outcomes_of(meeting: Path) -> dict[str, list[dict[str, Any]]]:
+    """What became of each commit, by date."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(meeting.glob("*.jsonl")):
+        for line in file.read_text().splitlines():
+            outcome = json.loads(line)
+            found.setdefault(outcome["as_of"], []).append(outcome)
+    return found
+
+
+def assert_the_rule(store: Store, turn: int, outcomes: dict[str, list[dict[str, Any]]]) -> None:
+    """The version that was planned last is current, and each knows which one it replaced."""
+    order = sorted(range(WRITERS), key=lambda writer: planned_at(turn, writer))
+    shared = {one["version"]: one for one in outcomes[str(shared_date(turn))]}
+    made = [f"v{writer}" for writer in order if shared[f"v{writer}"]["outcome"] == "published"]
+    assert made[-1] == f"v{order[-1]}"
+    assert [shared[version]["replaced"] for version in made] == [None, *made[:-1]]
+    assert [v.version for v in store.versions(shared_date(turn))] == made
+    assert seen(store, shared_date(turn)) == made[-1]
+
+    same = Counter(one["outcome"] for one in outcomes[str(same_date(turn))])
+    assert same == {"published": 1, "unchanged": WRITERS - 1}
+    assert len(store.versions(same_date(turn))) == 1
+    for writer in range(WRITERS):
+        (own,) = outcomes[str(own_date(turn, writer))]
+        assert (own["outcome"], own["replaced"]) == ("published", None)
