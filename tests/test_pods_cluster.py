@@ -197,7 +197,7 @@ def test_pods_write_the_bytes_of_the_local_engine_and_are_gone_afterwards(
     assert sorted(receipt.part for receipt in given) == list(range(PARTS))
     assert receipts(work.job) == sorted(given, key=lambda receipt: receipt.part)
     assert work.scored() == expected
-    assert work.pods() == {}
+    wait_for(lambda: work.pods() == {})
     # What the pods said stands in the step's own log.
     for text in ("scores the parts 0-2", "scores the parts 3-5", '"state": "done"'):
         assert text in caplog.text
@@ -212,7 +212,7 @@ def test_a_pod_that_fails_tells_the_part_and_what_is_finished_stays(
     with pytest.raises(CorruptData, match="part 4") as error:
         list(work.engine(pods=1).score(work.job, work.parts))
     assert error.value.do
-    assert work.pods() == {}
+    wait_for(lambda: work.pods() == {})
     before = {receipt.part: receipt for receipt in receipts(work.job)}
     assert 4 not in before and set(before) >= {0, 1, 2, 3}
 
@@ -237,7 +237,7 @@ def test_too_little_memory_is_tried_once_more_in_smaller_batches_and_told_with_t
     assert "up to 50 rows" in said and "batches of 6 rows" in said
     assert "raise engine.resources.limits.memory" in said.lower()
     assert caplog.text.count("scores the parts 0-5") == 2
-    assert work.pods() == {}
+    wait_for(lambda: work.pods() == {})
 
 
 def test_a_pod_that_is_deleted_is_followed_by_one_for_the_missing_parts(
@@ -254,7 +254,7 @@ def test_a_pod_that_is_deleted_is_followed_by_one_for_the_missing_parts(
     assert sorted(receipt.part for receipt in given) == list(range(PARTS))
     assert work.scored() == expected
     assert "scores the parts 4-5" in caplog.text
-    assert work.pods() == {}
+    wait_for(lambda: work.pods() == {})
 
 
 def test_pods_of_a_driver_that_was_killed_are_taken_over(
@@ -277,7 +277,7 @@ def test_pods_of_a_driver_that_was_killed_are_taken_over(
     given = done.result(PATIENCE_SECONDS)
     assert sorted(receipt.part for receipt in given) == list(range(PARTS))
     assert work.scored() == expected
-    assert work.pods() == {}
+    wait_for(lambda: work.pods() == {})
 
 
 def test_a_driver_that_is_asked_to_stop_leaves_no_pod_and_what_is_finished(work: Work) -> None:
@@ -290,7 +290,7 @@ def test_a_driver_that_is_asked_to_stop_leaves_no_pod_and_what_is_finished(work:
         first.communicate(timeout=PATIENCE_SECONDS)
     finally:
         first.kill()
-    assert work.pods() == {}
+    wait_for(lambda: work.pods() == {})
     assert [receipt.part for receipt in receipts(work.job)] == [0]
 
 
@@ -311,7 +311,7 @@ def test_a_pod_that_cannot_start_fails_at_once_in_the_words_of_the_cluster(
     began = time.monotonic()
     with pytest.raises(PermanentError, match=words):
         list(work.engine(pods=1, **changes).score(work.job, work.parts))
-    assert work.pods() == {}
+    wait_for(lambda: work.pods() == {})
     # Long before a pod's time to start is up.
     assert time.monotonic() - began < KubernetesEngine(kind="kubernetes", image="x").startup_seconds
 
@@ -378,7 +378,7 @@ def test_an_evicted_pod_is_followed_by_others_and_told_where_each_of_them_is(wor
                 work.job, work.parts
             )
         )
-    assert work.pods() == {}
+    wait_for(lambda: work.pods() == {})
 
 
 @LONG
