@@ -145,12 +145,20 @@ def outcomes(
             deleter.join()
         assert done.returncode == 0, log.read_text()[-4000:]
         found = json.loads((home / "runs.json").read_text("utf-8"))
-        left = cluster.client().list_namespaced_pod("default", label_selector="daybreak/job").items
-        assert [pod.metadata.name for pod in left] == []
+        # Deleted pods have their time to end.
+        until = time.monotonic() + 180
+        while left := pods_of(cluster):
+            assert time.monotonic() < until, left
+            time.sleep(0.5)
         yield {
             name: Outcome(world, cluster, pipeline, **found[name])
             for name, pipeline in names.items()
         }
+
+
+def pods_of(cluster: PodCluster) -> list[str]:
+    found = cluster.client().list_namespaced_pod("default", label_selector="daybreak/job").items
+    return [pod.metadata.name for pod in found]
 
 
 def delete_when_it_runs(cluster: PodCluster, released: Path, over: threading.Event) -> None:
