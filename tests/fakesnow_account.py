@@ -62,4 +62,4 @@ class Account:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/abort?database={self.database}", method="POST"
         )
-        urllib.request.urlopen(request, timeout=30).close()
+        urllib.request.urlopen(request, timeout=300).close()

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import duckdb
 import pyarrow as pa
@@ -30,17 +31,44 @@ server = importlib.import_module("fakesnow.server")  # the package has a functio
 arrow = importlib.import_module("fakesnow.arrow")
 _timestamps = arrow.timestamp_to_sf_struct
 _execute = FakeSnowflakeCursor.execute
+_describe = FakeSnowflakeCursor._describe_last_sql
+
+
+class Session:
+    """What the emulator does not know of a connection: does it run a statement, was it ended."""
+
+    def __init__(self) -> None:
+        self.busy = threading.RLock()
+        self.ended = False
+
+
+_sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+
+
+def session_of(connection: Any) -> Session:
+    return _sessions.setdefault(connection, Session())
 
 
 def execute(self: FakeSnowflakeCursor, *args: Any, **kwargs: Any) -> FakeSnowflakeCursor:
+    session = session_of(self._conn)
     try:
-        return _execute(self, *args, **kwargs)
+        # A client that was killed has left its last statement here, maybe not yet begun.
+        with session.busy:
+            if session.ended:
+                raise ProgrammingError(msg="The session is gone", errno=390111, sqlstate="08001")
+            return _execute(self, *args, **kwargs)
     except duckdb.TransactionException as error:
         raise ProgrammingError(
             msg=f"Your statement was aborted: another one has locked the table ({error})",
             errno=625,
             sqlstate="57014",
         ) from error
+
+
+def describe(self: FakeSnowflakeCursor) -> list[Any]:
+    with session_of(self._conn).busy:
+        found: list[Any] = _describe(self)
+        return found
 
 
 def timestamps(values: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -57,10 +85,13 @@ def abort(request: Request) -> JSONResponse:
     database, ended = request.query_params["database"].upper(), 0
     for token, connection in list(server.sessions.items()):
         if connection.database == database:
-            try:
-                connection._duck_conn.rollback()
-            except duckdb.TransactionException:
-                continue  # it has none
+            session = session_of(connection)
+            with session.busy:
+                try:
+                    connection._duck_conn.rollback()
+                except duckdb.TransactionException:
+                    continue  # it has none
+                session.ended = True
             server.sessions.pop(token, None)
             ended += 1
     return JSONResponse({"ended": ended})
@@ -68,6 +99,7 @@ def abort(request: Request) -> JSONResponse:
 
 def main() -> None:
     FakeSnowflakeCursor.execute = execute
+    FakeSnowflakeCursor._describe_last_sql = describe
     arrow.timestamp_to_sf_struct = timestamps
     server.app.router.routes.append(Route("/abort", abort, methods=["POST"]))
     # With the protocol named, asyncio sends every answer at once; else each would wait 40 ms.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from include.connections import Connection, find_connection
 from include.errors import BadConfig, PermanentError, TransientError
+from include.settings import inherited_environment
 
 if TYPE_CHECKING:
     from kubernetes.client import CoreV1Api, V1Pod
@@ -204,10 +205,10 @@ def _load(access: Access, settings: Any) -> str | None:
             access.kube_config, context=access.context, client_configuration=settings
         )
         return None
+    # The library reads KUBECONFIG once, when it is imported; which may be long ago.
+    file = access.kube_config_path or inherited_environment().get("KUBECONFIG")
     try:
-        kube.load_kube_config(
-            access.kube_config_path, context=access.context, client_configuration=settings
-        )
+        kube.load_kube_config(file, context=access.context, client_configuration=settings)
     except kube.ConfigException:
         if access.kube_config_path is not None:
             raise
@@ -217,7 +218,7 @@ def _load(access: Access, settings: Any) -> str | None:
             raise kube.ConfigException(
                 "there is no connection, no KUBECONFIG, no ~/.kube/config, and this is no pod"
             ) from None
-    _, active = kube.list_kube_config_contexts(access.kube_config_path)
+    _, active = kube.list_kube_config_contexts(file)
     if access.context is None and active:
         namespace: str | None = active.get("context", {}).get("namespace")
         return namespace
