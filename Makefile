@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
+# A file's tests share a worker, and what they start; the files begin in conftest.py's order.
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Bytecode is compiled once, at installation: without it every process pays 6 to 30 s of imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -54,10 +56,10 @@ airflow: install-dev ## a whole Airflow on this machine, on PostgreSQL (PORT=808
 test: install-dev lint types unit ## lint, types, import rules and every test
 
 unit: install-dev
-	@python -m pytest -n 2 --dist loadfile
+	@$(PYTEST)
 
 test-all: install-dev lint types ## the same, and the long proofs
-	@DAYBREAK_LONG_TESTS=1 python -m pytest -n 2 --dist loadfile
+	@DAYBREAK_LONG_TESTS=1 $(PYTEST)
 
 lint: install-dev ## ruff and the import rules
 	@ruff check .

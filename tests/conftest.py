@@ -22,6 +22,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kubeconfig", help="the cluster of the tests marked cluster")
 
 
+# Long files first: a worker that got one last would leave the other idle.
+LONGEST_FIRST = ("cluster", "e2e", "faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        marks = [name for name in LONGEST_FIRST if item.get_closest_marker(name)]
+        return LONGEST_FIRST.index(marks[0]) if marks else len(LONGEST_FIRST)
+
+    by_file: dict[Path, int] = {}
+    for item in items:
+        by_file[item.path] = min(rank(item), by_file.get(item.path, len(LONGEST_FIRST)))
+    items.sort(key=lambda item: by_file[item.path])
+
+
 @pytest.fixture(scope="session")
 def built_world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> World:
     """The world that the others are copies of, built once a session, also with xdist."""
