@@ -196,17 +196,26 @@ class Predictions(Section):
         return self
 
 
+class DriftLimits(Section):
+    """The limits of one column; what is left out is the pipeline's."""
+
+    warn_psi: Annotated[float, Field(gt=0)] | None = None
+    alert_psi: Annotated[float, Field(gt=0)] | None = None
+
+
 class Drift(Section):
     """Columns are compared with the training reference and with the `trailing` partitions before.
 
     A column's population stability index above `warn_psi` or `alert_psi` gives its verdict, once
-    it is also beyond what samples of that size show by chance. `ignore` names columns that move
-    by design, such as the weekday of a daily partition.
+    it is also beyond what samples of that size show by chance; `columns` has the limits of those
+    that have their own. `ignore` names columns that move by design, such as the weekday of a daily
+    partition.
     """
 
     trailing: Annotated[int, Field(ge=0, strict=True)] = 28
     warn_psi: Annotated[float, Field(gt=0)] = 0.1
     alert_psi: Annotated[float, Field(gt=0)] = 0.25
+    columns: dict[str, DriftLimits] = Field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     evidently_rows: Annotated[int, Field(ge=0, strict=True)] = 5_000
 
@@ -214,7 +223,22 @@ class Drift(Section):
     def _ordered(self) -> Drift:
         if self.alert_psi < self.warn_psi:
             raise ValueError(f"alert_psi ({self.alert_psi}) is below warn_psi ({self.warn_psi})")
+        for column in self.columns:
+            warn, alert = self.limits_of(column)
+            if alert < warn:
+                raise ValueError(f"alert_psi ({alert}) of {column} is below its warn_psi ({warn})")
+        both = sorted(set(self.columns).intersection(self.ignore))
+        if both:
+            raise ValueError(f"{both} have limits and are ignored")
         return self
+
+    def limits_of(self, column: str) -> tuple[float, float]:
+        """The PSI above which a column warns, and above which it alerts."""
+        own = self.columns.get(column, DriftLimits())
+        return (
+            self.warn_psi if own.warn_psi is None else own.warn_psi,
+            self.alert_psi if own.alert_psi is None else own.alert_psi,
+        )
 
 
 class Retention(Section):

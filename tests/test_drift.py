@@ -135,6 +135,18 @@ def test_ignored_columns_are_measured_and_do_not_count() -> None:
     assert overall(found, ignored=()) == "alert"
 
 
+def test_a_column_with_limits_of_its_own_is_judged_by_them_and_the_others_are_not() -> None:
+    values = np.random.default_rng(3).normal(size=(2, 2_000))
+    reference = pa.table({"x": values[0], "y": values[0]})
+    current = pa.table({"x": values[1] + 0.6, "y": values[1] + 0.6})
+    assert {each.verdict for each in _compared(reference, current).values()} == {"alert"}
+    index = _compared(reference, current)["x"].psi
+    found = _compared(reference, current, columns={"x": {"alert_psi": index + 0.1}})
+    assert (found["x"].verdict, found["y"].verdict) == ("warn", "alert")
+    limits = {"warn_psi": index + 0.1, "alert_psi": index + 0.2}
+    assert _compared(reference, current, columns={"x": limits})["x"].verdict == "stable"
+
+
 def test_a_side_without_rows_is_not_compared() -> None:
     rows = pa.table({"x": [1.0, 2.0]})
     assert _compared(rows, rows.slice(0, 0)) == {}
@@ -435,6 +447,8 @@ def test_a_training_reference_needs_one_score_per_row() -> None:
 
 
 def test_the_report_of_a_whole_run_shows_its_drift(tiny: World) -> None:
+    limits = {"balance": {"warn_psi": 0.37}, "balanse": {"warn_psi": 0.2}}
+    tiny.configure({"drift": {"columns": limits, "alert_psi": 0.55}})
     _published(tiny, tiny.day - dt.timedelta(days=1))
     inputs = _inputs(tiny)
     published = publish(*inputs)
@@ -449,3 +463,5 @@ def test_the_report_of_a_whole_run_shows_its_drift(tiny: World) -> None:
     assert content["scores"]["column"] == "churn_probability"
     page = storage.read(found.html).decode()
     assert result.message in page.replace("&#39;", "'")
+    assert "warns at 0.37, alerts at 0.55" in page
+    assert "drift.columns names what is not compared: balanse." in result.message

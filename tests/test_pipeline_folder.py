@@ -209,6 +209,9 @@ def test_an_anchor_and_its_alias_are_two_equal_values(tmp_path):
         ("predictions: {score_column: run_id}", "['run_id'] are columns that Daybreak adds"),
         ("predictions: {pass_through: [flight_id]}", "['flight_id'] stand more than once"),
         ("drift: {warn_psi: 0.5}", "alert_psi (0.25) is below warn_psi (0.5)"),
+        ("drift: {columns: {a: {warn_psi: 1}}}", "alert_psi (0.25) of a is below its warn_psi"),
+        ("drift: {columns: {a: {}}, ignore: [a]}", "['a'] have limits and are ignored"),
+        ("drift: {columns: {a: {warn: 1}}}", "unknown key 'drift.columns.a.warn'"),
     ],
 )
 def test_a_value_that_means_nothing_is_refused_in_its_authors_words(tmp_path, extra, said):

@@ -133,6 +133,10 @@ def _notes(
         )
     if current.left_out:
         notes.append(f"Not compared, for want of a histogram: {', '.join(current.left_out)}.")
+    known = {column.name for column in current.columns}.union(current.left_out)
+    strange = sorted(set(pipeline.config.drift.columns).difference(known))
+    if strange:
+        notes.append(f"drift.columns names what is not compared: {', '.join(strange)}.")
     if not current.rows:
         notes.append("The version has no rows.")
     return notes

@@ -69,10 +69,11 @@ def column_drift(
     ):
         distance = ks(reference.counts, current.counts)
         shift = _shift(current, reference)
+    warn, alert = config.limits_of(current.name)
     verdict: DriftVerdict = "stable"
-    if index > max(config.alert_psi, noise):
+    if index > max(alert, noise):
         verdict = "alert"
-    elif index > max(config.warn_psi, noise):
+    elif index > max(warn, noise):
         verdict = "warn"
     return ColumnDrift(
         column=current.name,

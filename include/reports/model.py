@@ -100,13 +100,17 @@ class HeldSection(Value):
 
 
 class DriftSection(Value):
-    """The drift step's verdict and all its numbers: the furthest first, the ignored last."""
+    """The drift step's verdict and all its numbers: the furthest first, the ignored last.
+
+    `limits` are the PSIs at which a column warns and alerts, of columns that have their own.
+    """
 
     verdict: DriftVerdict
     message: str
     notes: tuple[str, ...] = ()
     warn_psi: float
     alert_psi: float
+    limits: dict[str, tuple[float, float]] = Field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     training: Reference | None = None
     trailing: Reference | None = None

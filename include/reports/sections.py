@@ -160,6 +160,7 @@ def drift_section(
         message=drift.message,
         warn_psi=rules.warn_psi,
         alert_psi=rules.alert_psi,
+        limits={column: rules.limits_of(column) for column in rules.columns},
         ignored=rules.ignore,
         notes=numbers.notes if numbers else (),
         training=numbers.training if numbers else None,
