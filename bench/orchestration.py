@@ -7,9 +7,12 @@ Runs the demo's `flight_delay` for days of October 2013, in a fresh workspace fo
 
 Overhead: the seven steps of one day `warm` in a process that has run another day before, as the
 command `daybreak run` in a process of its own, and as a run of the DAG in a real Airflow
-(LocalExecutor on PostgreSQL), from its start to its end. Backfill: the wall time of
-`daybreak backfill` over `--days` days, `--via local` and `--via airflow`, for each `--parallel`.
-Medians of seconds.
+(LocalExecutor on PostgreSQL), from its start to its end. Backfill: `daybreak backfill` over
+`--days` days, `--via local` and `--via airflow`, for each `--parallel`.
+
+Seconds on the clock, medians where there are rounds, and the processor's seconds of every process
+that takes part: those hold on a machine that has other work, the clock's do not. Airflow's include
+what its own processes use meanwhile, and so does the row `Airflow at rest`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import argparse
 import datetime as dt
 import json
 import os
+import resource
 import socket
 import statistics
 import subprocess
@@ -25,8 +29,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
@@ -37,6 +44,7 @@ from include.settings import AirflowServer, settings, silence_telemetry  # noqa:
 
 PIPELINE = "flight_delay"
 FIRST = dt.date(2013, 10, 1)
+REST_SECONDS = 20
 
 
 def main() -> None:
@@ -59,29 +67,44 @@ def main() -> None:
         backfills(arguments.days, arguments.parallel)
 
 
+@dataclass(frozen=True)
+class Took:
+    """Seconds on the clock, and of the processor."""
+
+    wall: float
+    cpu: float
+
+
 def overhead(rounds: int) -> None:
     with fresh_workspace() as environment:
         done = subprocess.run(
             [sys.executable, __file__, "--warm", str(rounds)],
             env=environment, check=True, capture_output=True, text=True,
         )  # fmt: skip
-        warm = json.loads(done.stdout.splitlines()[-1])
+        warm = [Took(*each) for each in json.loads(done.stdout.splitlines()[-1])]
     command = []
     for number in range(rounds):
         with fresh_workspace() as environment:
             command.append(timed(environment, "run", PIPELINE, "--date", str(day(number))))
     with fresh_workspace() as environment, airflow(environment) as api:
+        started, used = time.perf_counter(), cpu_below()
+        time.sleep(REST_SECONDS)
+        rest = (cpu_below() - used) / (time.perf_counter() - started)
         dag = [dag_run(api, day(number)) for number in range(rounds)]
-    direct = statistics.median(warm)
-    print(f"one day of {PIPELINE}, seven steps, median of {rounds}")
-    for name, seconds in (("warm process", warm), ("daybreak run", command), ("Airflow", dag)):
-        middle = statistics.median(seconds)
-        print(
-            f"  {name:<14} {middle:7.1f} s   {middle - direct:+7.1f} s   {middle / direct:5.1f} ×"
+    direct = statistics.median(each.wall for each in warm)
+    print(f"one day of {PIPELINE}, seven steps, medians of {rounds}")
+    for name, runs in (("warm process", warm), ("daybreak run", command), ("Airflow", dag)):
+        wall, cpu = (
+            statistics.median(getattr(each, it) for each in runs) for it in ("wall", "cpu")
         )
+        print(
+            f"  {name:<14} {wall:7.1f} s   {wall - direct:+7.1f} s   {wall / direct:5.1f} ×   "
+            f"CPU {cpu:6.1f} s"
+        )
+    print(f"  Airflow at rest: {rest:.2f} CPU s a second")
 
 
-def warm_runs(rounds: int) -> list[float]:
+def warm_runs(rounds: int) -> list[tuple[float, float]]:
     """The seconds of runs in this process, the first of which pays the imports and is left out."""
     from rich.console import Console
 
@@ -92,18 +115,19 @@ def warm_runs(rounds: int) -> list[float]:
     seconds = []
     for number in range(rounds + 1):
         request = new_request(PIPELINE, dt.datetime.now(dt.UTC), day(number))
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         with progress_on(Console(stderr=True), plain=True) as progress:
             outcome = run_steps(request, progress)
-        seconds.append(time.perf_counter() - started)
+        seconds.append((time.perf_counter() - started, time.process_time() - used))
         if outcome.error is not None:
             raise outcome.error
     return seconds[1:]
 
 
-def dag_run(api: AirflowApi, date: dt.date) -> float:
-    """The seconds from the start to the end of a manual run, as Airflow has them."""
+def dag_run(api: AirflowApi, date: dt.date) -> Took:
+    """A manual run, from its start to its end, as Airflow has them."""
     body = {"logical_date": None, "conf": {"partition_date": str(date)}}
+    used = cpu_below()
     run_id = api._call("POST", f"dags/{PIPELINE}/dagRuns", body)["dag_run_id"]
     while True:
         found = api._call("GET", f"dags/{PIPELINE}/dagRuns/{run_id}")
@@ -111,36 +135,55 @@ def dag_run(api: AirflowApi, date: dt.date) -> float:
             raise SystemExit(f"run {run_id} failed")
         if found["state"] == "success":
             begun, ended = (dt.datetime.fromisoformat(found[k]) for k in ("start_date", "end_date"))
-            return (ended - begun).total_seconds()
+            return Took((ended - begun).total_seconds(), cpu_below() - used)
         time.sleep(0.2)
 
 
+def cpu_below() -> float:
+    """CPU seconds of every process that this one started, and of those that have ended since."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
 def backfills(days: int, parallel: list[int]) -> None:
-    print(f"backfill of {days} days of {PIPELINE}, seconds on the clock")
-    print(f"  {'parallel':>8} {'local':>8} {'airflow':>8}")
+    print(f"backfill of {days} days of {PIPELINE}: seconds on the clock, and of the processor")
+    print(f"  {'parallel':>8} {'local':>8} {'CPU':>8} {'airflow':>8} {'CPU':>8}")
     last = day(days - 1)
     for at_once in parallel:
         wanted = [PIPELINE, "--from", str(FIRST), "--to", str(last), "--parallel", str(at_once)]
         with fresh_workspace() as environment:
             local = timed(environment, "backfill", *wanted, "--via", "local")
         with fresh_workspace() as environment, airflow(environment):
+            used = cpu_below()
             remote = timed(environment, "backfill", *wanted, "--via", "airflow")
-        print(f"  {at_once:>8} {local:>8.0f} {remote:>8.0f}", flush=True)
+            server = cpu_below() - used
+        print(
+            f"  {at_once:>8} {local.wall:>8.0f} {local.cpu:>8.0f} {remote.wall:>8.0f} "
+            f"{remote.cpu + server:>8.0f}",
+            flush=True,
+        )
 
 
 def day(number: int) -> dt.date:
     return FIRST + dt.timedelta(days=number)
 
 
-def timed(environment: dict[str, str], *arguments: str) -> float:
-    started = time.perf_counter()
+def timed(environment: dict[str, str], *arguments: str) -> Took:
+    """A command from its start to its end, with the processes that it starts and waits for."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "daybreak", *arguments],
         cwd=PROJECT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
         raise SystemExit(f"daybreak {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Took(time.perf_counter() - started, cpu)
 
 
 @contextmanager
