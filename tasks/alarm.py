@@ -174,14 +174,7 @@ def _readers(
         raise BadConfig("without the pipeline nothing says where its table is")
     store = open_store(pipeline.config.predictions, workspace.predictions())
     found = readers_see(store, partition.as_of if partition else None)
-    if found is None:
-        return None
-    return Readers(
-        as_of=found.as_of,
-        version=found.version,
-        rows=found.rows,
-        committed_at=found.committed_at,
-    )
+    return Readers.of(found) if found is not None else None
 
 
 def _read(what: str, read: Callable[[], Fact]) -> Fact | None:

@@ -165,14 +165,7 @@ def _readers(
     if found is None and pipeline is not None and (seen.known or run is None):
         store = open_store(pipeline.config.predictions, workspace.predictions())
         found = readers_see(store, run.partition.as_of if run else None)
-    if found is None:
-        return None
-    return Readers(
-        as_of=found.as_of,
-        version=found.version,
-        rows=found.rows,
-        committed_at=found.committed_at,
-    )
+    return Readers.of(found) if found is not None else None
 
 
 def _problems(records: RunRecords, state: State) -> tuple[Problem | None, tuple[Problem, ...]]:

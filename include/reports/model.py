@@ -11,6 +11,7 @@ from include.drift.charts import Chart
 from include.drift.verdicts import Reference
 from include.notify import Notification
 from include.run import Check, ColumnDrift, DriftVerdict, Invocation, Value
+from include.stores import Version
 
 State = Literal["published", "unchanged", "held", "failed"]
 
@@ -145,6 +146,15 @@ class Readers(Value):
     version: str
     rows: int
     committed_at: dt.datetime
+
+    @classmethod
+    def of(cls, version: Version) -> Readers:
+        return cls(
+            as_of=version.as_of,
+            version=version.version,
+            rows=version.rows,
+            committed_at=version.committed_at,
+        )
 
 
 class RunReport(Value):
