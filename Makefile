@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help java install install-dev demo airflow test test-all lint types unit format lock clean
+.PHONY: help java chromium install install-dev demo airflow test test-all lint types unit format lock clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,9 +43,16 @@ java:
 	  apt-get -qq install --yes --no-install-recommends openjdk-17-jre-headless; } || \
 	echo "No Java: pipelines on Spark need one (sudo apt-get install openjdk-17-jre-headless)"
 
+# And so is the browser: for the tests of Airflow's pages, which are skipped without one.
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -x "$$CHROMIUM" || \
+	{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get -qq update && \
+	  apt-get -qq install --yes --no-install-recommends chromium; } || \
+	echo "No Chromium: tests of Airflow's pages are skipped (sudo apt-get install chromium)"
+
 install: $(VENV)/.installed java ## .venv with the locked packages and the daybreak command
 
-install-dev: $(VENV)/.installed-dev java ## the same, with what the tests need
+install-dev: $(VENV)/.installed-dev java chromium ## the same, with what the tests need
 
 demo: install ## real data, trained models, one night's run, its report
 	@daybreak demo

@@ -61,7 +61,8 @@ class WallClockDeadline(BaseDeadlineReference):
             return None
 
     def serialize_reference(self) -> dict[str, Any]:
-        return {"reference_type": self.reference_name, **asdict(self)}
+        # Airflow finds a class of a plugin by its path, which it adds, and shows people the type.
+        return {"reference_type": f"{self.time[:5]} {self.zone}", **asdict(self)}
 
     @classmethod
     def deserialize_reference(cls, reference_data: dict[str, Any]) -> WallClockDeadline:

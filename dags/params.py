@@ -12,51 +12,60 @@ NAMES = ("partition_date", "model_version", "model_alias", "engine", "rescore", 
 
 def params_of(pipeline: Pipeline) -> dict[str, Param]:
     """The parameters of a pipeline's DAG, each with its default, in the order of NAMES."""
+    config = pipeline.config
+    partition, schedule, model = config.partition, config.schedule, config.model
     return {
         "partition_date": Param(
             None,
             type=["null", "string"],
             format="date",
             title="Partition date",
-            description="Any day of the partition to score. Blank: the date of the run in the "
-            "pipeline's time zone, less its lag. Not in a backfill: its dates come from its range.",
+            description=f"Any day of the {partition.grain} to score. Blank: the one that the "
+            f"schedule would take at the logical date above, in {schedule.timezone}. Not in a "
+            "backfill, whose dates come from its range.",
         ),
         "model_version": Param(
             None,
             type=["null", "string"],
             title="Model version",
-            description="A registered version, such as 3. Blank: the version behind the alias.",
+            description=f"A registered version of {model.name}, such as 3. Blank: the version "
+            "behind the alias.",
         ),
         "model_alias": Param(
             None,
             type=["null", "string"],
             title="Model alias",
-            description="An alias in MLflow, such as challenger, to take the version behind it. "
-            "Blank: the pipeline's own. Not together with a version.",
+            description="Another alias in MLflow, such as challenger. Blank: the pipeline's own, "
+            f"{model.alias}. Not together with a version.",
         ),
         "engine": Param(
             None,
             type=["null", "string"],
             enum=[None, *engines_in_airflow(pipeline)],
+            values_display={"null": f"As the pipeline says ({config.engine.kind})"},
             title="Engine",
-            description="Where to score this time. Blank: as the pipeline says. The rows are the "
-            "same on every engine, and a run that one began may be finished by another.",
+            description="Where to score this time. The rows are the same on every engine, and a "
+            "run that one began may be finished by another.",
         ),
         "rescore": Param(
             "all",
             type="string",
             enum=["missing", "stale", "all"],
+            values_display={
+                "missing": "Missing: only where the partition has no version",
+                "stale": "Stale: also where model or configuration changed since",
+                "all": "All: in any case",
+            },
             title="Rescore",
-            description="missing: only a partition without a version. stale: also one that a run "
-            "would make anew (newer model, other configuration). all: in any case; the same rows, "
-            "model and configuration still give the same version. With nothing to do, the run is "
-            "green and its other tasks are skipped.",
+            description="When to score at all. With nothing to do, the run is green and the tasks "
+            "after plan are skipped. The same rows, model and configuration always give the same "
+            "version, which is not published twice.",
         ),
         "dry_run": Param(
             False,
             type="boolean",
             title="Dry run",
-            description="Say in the log and the result of the task plan what would be done and "
-            "why, and do nothing: the other tasks are skipped.",
+            description="Only say what would be done and why, in the log of the task plan; the "
+            "other tasks are skipped.",
         ),
     }

@@ -10,12 +10,13 @@ import datetime as dt
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk import Context, TaskGroup, TriggerRule, get_current_context
+from airflow.sdk import Context, TaskGroup
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from kubernetes.client import V1Pod
 from pydantic import BaseModel, RootModel
 
 from dags.airflow_run import connection_of
+from dags.apart import leave, score, unfinished
 from dags.step import step
 from include.connections import find_connection, use_connections_of
 from include.engine_config import KubernetesEngine
@@ -23,6 +24,7 @@ from include.engines.kubernetes.cluster import (
     DEFAULT_CONNECTION,
     Cluster,
     access_by,
+    kubeconfig_content,
     refused_as_permanent,
 )
 from include.engines.kubernetes.fate import Fate, fate_of
@@ -30,10 +32,9 @@ from include.engines.kubernetes.pod import CONTAINER, PARTS, option_of, with_lit
 from include.engines.kubernetes.verdict import error_of
 from include.errors import OutOfMemory, PermanentError
 from include.part_ranges import indexes
-from include.receipts import failures, receipts, record_failure
-from include.run import GateResult, Part, Run, Snapshot, Value
+from include.receipts import failures, record_failure
+from include.run import GateResult, Part, Run, Snapshot
 from include.scoring import ScoringJob, load_job
-from include.snapshots import manifest_at
 
 # How long the log of a pod that still runs is behind in Airflow.
 LOG_SECONDS = 30
@@ -45,9 +46,7 @@ class Arguments(RootModel[tuple[tuple[str, ...], ...]]):
 
 @step(minutes=15, task_id="prepare")
 def prepare(run: Any, snapshot: Any, gated: Any) -> BaseModel:
-    """Beside its value it leaves the pod, and what `score` needs: so nothing but this task decides
-    whether they run.
-    """
+    """Beside its value it leaves the pod, and what `score` needs."""
     from tasks.pods import pods
 
     found = pods(
@@ -55,25 +54,8 @@ def prepare(run: Any, snapshot: Any, gated: Any) -> BaseModel:
         Snapshot.model_validate(snapshot),
         GateResult.model_validate(gated),
     )
-    given = {"run": run, "snapshot": snapshot, "gated": gated, "pod": found.template}
-    for key, value in given.items():
-        get_current_context()["ti"].xcom_push(key, value)
+    leave(run=run, snapshot=snapshot, gated=gated, pod=found.template)
     return Arguments(found.arguments)
-
-
-# Also after pods that failed, as long as there is something to go by; skipped with all before it.
-@step(minutes=240, task_id="score", trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
-def score(run: Any, snapshot: Any, gated: Any) -> Value:
-    from tasks.score import score
-
-    # Who clears this task alone wants what failed to be tried again.
-    first = get_current_context()["ti"].try_number == 1
-    return score(
-        Run.model_validate(run),
-        Snapshot.model_validate(snapshot),
-        GateResult.model_validate(gated),
-        tried=first,
-    )
 
 
 def score_on_pods(engine: KubernetesEngine, run: Any, snapshot: Any, gated: Any) -> Any:
@@ -93,6 +75,8 @@ def score_on_pods(engine: KubernetesEngine, run: Any, snapshot: Any, gated: Any)
             logging_interval=LOG_SECONDS,
             log_events_on_failure=True,
             log_pod_spec_on_failure=False,
+            # The operator's own default would go before the template's.
+            termination_message_policy="FallbackToLogsOnError",
             on_finish_action="delete_pod",
             do_xcom_push=False,
             # A pod that hangs, or whose node does, ends here at the latest.
@@ -174,23 +158,20 @@ class ScoringPod(KubernetesPodOperator):
     def convert_config_file_to_dict(self) -> None:
         """One way to the cluster: a connection that names one goes before KUBECONFIG.
 
-        The operator would hand both to the triggerer, which takes only one.
+        The operator would hand both to the triggerer, which takes only one. And it opens KUBECONFIG
+        as one file, where it may name several.
         """
         connection = find_connection(self.kubernetes_conn_id)
-        if connection is not None and access_by(connection).named:
-            self._config_dict = None
-        else:
-            super().convert_config_file_to_dict()
+        named = connection is not None and access_by(connection).named
+        self._config_dict = None if named else kubeconfig_content()
 
     def _work(self) -> tuple[ScoringJob | None, list[Part]]:
         """The job of this pod and those of its parts that have no receipt yet."""
         if not self.arguments:
             return None, []
         job = load_job(self.arguments[1])
-        rows = {receipt.part: receipt.rows_in for receipt in receipts(job)}
         wanted = set(indexes(option_of(self.arguments, PARTS)))
-        parts = manifest_at(job.snapshot_uri).parts if wanted else ()
-        return job, [p for p in parts if p.index in wanted and rows.get(p.index) != p.rows]
+        return job, [part for part in unfinished(job) if part.index in wanted] if wanted else []
 
     def _fate(self, pod: V1Pod) -> Fate:
         fate = fate_of(

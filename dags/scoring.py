@@ -32,6 +32,7 @@ from dags.airflow_run import own_run_id, request_of
 from dags.approval import answer_of, ask_for_approval
 from dags.assets import schedule_of, table_of
 from dags.deadline import deadline_of
+from dags.edges import drop_implied_edges
 from dags.links import ModelLink, ReportLink, TableLink, linked
 from dags.params import NAMES, params_of
 from dags.pools import TAG
@@ -59,6 +60,7 @@ RETRIES = {
 
 @step(minutes=15)
 def plan(pipeline: str) -> Value:
+    """Fixes what the run is: the partition, the model version, the configuration as it stands."""
     from tasks.plan import plan
     from tasks.preview import preview
     from tasks.step import recorded
@@ -86,6 +88,7 @@ def require_planned(run: Any) -> None:
 
 @step(minutes=120)
 def extract(run: Any) -> Value:
+    """Streams the rows of the query into an immutable snapshot in the workspace."""
     from tasks.extract import extract
 
     require_planned(run)
@@ -94,6 +97,7 @@ def extract(run: Any) -> Value:
 
 @step(minutes=60)
 def gate(run: Any, snapshot: Any) -> Value:
+    """Holds the snapshot against contract and suite; sets rows aside, or stops the run."""
     from tasks.gate import gate
 
     return gate(Run.model_validate(run), Snapshot.model_validate(snapshot))
@@ -101,6 +105,7 @@ def gate(run: Any, snapshot: Any) -> Value:
 
 @step(minutes=240)
 def score(run: Any, snapshot: Any, gated: Any) -> Value:
+    """Scores each part of the snapshot that has no receipt yet."""
     from tasks.score import score
 
     return score(
@@ -112,7 +117,10 @@ def score(run: Any, snapshot: Any, gated: Any) -> Value:
 
 @step(minutes=60)
 def publish(run: Any, snapshot: Any, gated: Any, scored: Any) -> Value:
-    """Skipped where the audit holds the version: then the group `approval` asks a person."""
+    """Audits the version and makes it what readers see, in one commit.
+
+    Skipped where the audit holds the version: then the group `approval` asks a person.
+    """
     from include.audit import HeldForApproval
     from tasks.publish import publish
 
@@ -142,7 +150,6 @@ def announce(run: Any) -> None:
     """Tells the pipelines that wait for this table; skipped where readers have nothing new."""
     from include.reports.records import read_records
 
-    require_planned(run)
     planned = Run.model_validate(run)
     # Not from another task: which of the two published is in the run's records, and Airflow logs an
     # error for a value that a skipped task did not leave.
@@ -158,9 +165,9 @@ def announce(run: Any) -> None:
 
 @step(minutes=60, trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)
 def drift(run: Any, snapshot: Any, gated: Any, scored: Any) -> Value:
+    """Compares the columns and the scores with training and with the partitions before."""
     from tasks.drift import drift
 
-    require_planned(run)
     return drift(
         Run.model_validate(run),
         Snapshot.model_validate(snapshot),
@@ -171,7 +178,10 @@ def drift(run: Any, snapshot: Any, gated: Any, scored: Any) -> Value:
 
 @step(minutes=15, trigger_rule=TriggerRule.ALL_DONE)
 def report(pipeline: str) -> Value:
-    """Works from the run's records alone, so that it runs whatever failed before it."""
+    """Writes the run's report, and tells people of what they asked to hear of.
+
+    Works from the run's records alone, so that it runs whatever failed before it.
+    """
     from tasks.report import report
 
     context = get_current_context()
@@ -255,6 +265,7 @@ def build(pipeline: Pipeline) -> DAG:
             if name in dag.task_dict:
                 dag.task_dict[name].execution_timeout = dt.timedelta(minutes=minutes)
         verdict(reported)
+    drop_implied_edges(dag)
     try:
         dag.validate()  # type: ignore[no-untyped-call]
         # Beside assets, Airflow leaves the cron unchecked until the scheduler trips over it.

@@ -14,18 +14,18 @@ from typing import Any
 from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.providers.cncf.kubernetes.operators.spark_kubernetes import SparkKubernetesOperator
-from airflow.sdk import BaseOperator, Context, TaskGroup, TriggerRule, get_current_context
+from airflow.sdk import BaseOperator, Context, TaskGroup
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from dags.airflow_run import connection_of
+from dags.apart import leave, score, unfinished
 from dags.step import step
 from include.connections import use_connections_of
 from include.engine_config import SparkEngine
-from include.receipts import failures, receipts
+from include.receipts import failures
 from include.run import GateResult, Run, Snapshot, Value
 from include.scoring import load_job
 from include.settings import PROJECT, inherited_environment
-from include.snapshots import manifest_at
 from include.spark.application import spark_application
 from include.spark.rendering import rendered
 from include.spark.session import require_java
@@ -35,9 +35,7 @@ from tasks.spark import Application
 
 @step(minutes=15, task_id="prepare")
 def prepare(run: Any, snapshot: Any, gated: Any) -> Value:
-    """Beside its value it leaves what `score` needs: so nothing but this task decides whether they
-    run.
-    """
+    """Beside its value it leaves what `score` needs."""
     from tasks.spark import application
 
     found = application(
@@ -45,26 +43,8 @@ def prepare(run: Any, snapshot: Any, gated: Any) -> Value:
         Snapshot.model_validate(snapshot),
         GateResult.model_validate(gated),
     )
-    for key, value in {"run": run, "snapshot": snapshot, "gated": gated}.items():
-        get_current_context()["ti"].xcom_push(key, value)
-    get_current_context()["ti"].xcom_push("application", found.model_dump(mode="json"))
+    leave(run=run, snapshot=snapshot, gated=gated, application=found.model_dump(mode="json"))
     return found
-
-
-# Also after an application that failed, as long as there is something to go by; skipped with all
-# before it.
-@step(minutes=240, task_id="score", trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
-def score(run: Any, snapshot: Any, gated: Any) -> Value:
-    from tasks.score import score
-
-    # Who clears this task alone wants what failed to be tried again.
-    first = get_current_context()["ti"].try_number == 1
-    return score(
-        Run.model_validate(run),
-        Snapshot.model_validate(snapshot),
-        GateResult.model_validate(gated),
-        tried=first,
-    )
 
 
 def score_on_spark(engine: SparkEngine, run: Any, snapshot: Any, gated: Any) -> Any:
@@ -189,12 +169,7 @@ class OperatorApplication(SparkKubernetesOperator):
 
 def _missing(work: Application) -> set[int]:
     """The parts that have no receipt at this moment."""
-    if not work.job:
-        return set()
-    job = load_job(work.job)
-    rows = {receipt.part: receipt.rows_in for receipt in receipts(job)}
-    parts = manifest_at(job.snapshot_uri).parts
-    return {part.index for part in parts if rows.get(part.index) != part.rows}
+    return {part.index for part in unfinished(load_job(work.job))} if work.job else set()
 
 
 def _judge(work: Application, error: AirflowException, log: Any) -> None:

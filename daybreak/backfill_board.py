@@ -22,6 +22,7 @@ STYLES = {
     "published": "green",
     "unchanged": "green",
     "stale": "cyan",
+    "rolled back": "yellow",
     "held": "yellow",
     "failed": "red",
     "missing": "magenta",

@@ -36,11 +36,19 @@ SHOWN = {"day": 12 * 7, "week": 2 * 52, "month": 3 * 12}
 MARKS: dict[State, tuple[str, str]] = {
     "published": ("■", "green"),
     "stale": ("◪", "cyan"),
+    "rolled back": ("◀", "yellow"),
     "held": ("?", "bold yellow"),
     "failed": ("✗", "bold red"),
     "missing": ("·", "dim"),
 }
-PLAIN = {"published": "#", "stale": "o", "held": "?", "failed": "x", "missing": "."}
+PLAIN = {
+    "published": "#",
+    "stale": "o",
+    "rolled back": "<",
+    "held": "?",
+    "failed": "x",
+    "missing": ".",
+}
 
 
 @dataclass(frozen=True)

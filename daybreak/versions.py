@@ -84,9 +84,12 @@ def versions_of(store: Store, as_of: dt.date, asked: Sequence[Standing] = ()) ->
         state = "current" if version.current else "superseded"
         if version.rolled_back:
             state = "rolled back"
-        note = f"rolled back to {version.decision}" if version.decision else ""
-        if version.approval is not None:
-            note = "; ".join(filter(None, (note, f"approved {version.approval}")))
+        said = {
+            "": version.rolled_back_by,
+            "rolled back to ": version.decision,
+            "approved ": version.approval,
+        }
+        note = "; ".join(f"{what}{who}" for what, who in said.items() if who is not None)
         lines.append(
             Line(
                 version.version, state, version.rows, version.committed_at, note, manifest, version

@@ -22,23 +22,26 @@ def question(held: Held, manifest: VersionManifest | None, report: str | None) -
         f"{shift.noise_psi:.3f})",
         "Mean score": f"{shift.reference_mean:.4g} → {shift.mean:.4g}",
         "Compared with": f"version `{shift.against_version}` of {shift.against_as_of}",
+        "Audit": _audit(held),
         "Readers have": readers,
         "Answer by": f"{held.until_local()}; without one it counts as rejected",
-        "Report": f"[open]({report})" if report else "",
+        "Report": f"[open the run's report]({report})" if report else "",
     }
     rows = "\n".join(f"| {name} | {_cell(fact)} |" for name, fact in facts.items() if fact)
-    checks = "\n".join(
-        f"| {_cell(check.name)} | {'passed' if check.passed else '**held**'} | "
-        f"{_cell(check.message)} |"
-        for check in held.checks
-    )
     given = f"{held.pipeline} --date {held.as_of} --version {held.version}"
     return (
         "The version is complete and sound, but its scores moved further than "
-        "`max_score_psi` allows. *Approve* publishes it, *Reject* leaves readers with what they "
-        f"have.\n\n| | |\n|---|---|\n{rows}\n\n| Audit | Result | Found |\n|---|---|---|\n{checks}"
-        f"\n\nThe same on the command line: `daybreak approve {given}`\n"
+        "`max_score_psi` allows. **Approve** publishes it, **Reject** leaves readers with what "
+        f"they have.\n\n| | |\n|---|---|\n{rows}\n\n"
+        f"On the command line: `daybreak approve {given}`, or `daybreak reject` with the same.\n"
     )
+
+
+def _audit(held: Held) -> str:
+    """The checks by their results; a version is only held where all the others passed."""
+    passed = [check.name for check in held.checks if check.passed]
+    others = [f"**{check.name}**: held" for check in held.checks if not check.passed]
+    return "; ".join([*others, f"passed: {', '.join(passed)}"])
 
 
 def _cell(text: str) -> str:

@@ -20,7 +20,7 @@ from include.scoring import version_id
 from include.storage import Entry
 from include.workspace import Workspace
 
-_READERS = 16
+READERS = 16
 
 Version = tuple[dt.date, str]
 
@@ -59,6 +59,7 @@ class Lying:
     drift: list[Group]
     models: list[Group]
     runs: list[Group]
+    configs: list[Group]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def lying(workspace: Workspace) -> Lying:
         drift=_of_versions(workspace, "drift"),
         models=_folders(workspace.at("models"), first="pinned.json"),
         runs=_folders(workspace.runs()),
+        configs=_single_files(workspace.at("configs")),
     )
 
 
@@ -105,7 +107,7 @@ def _snapshots(workspace: Workspace) -> list[Group]:
     root = workspace.at("snapshots")
     entries = {entry.uri: entry for entry in storage.entries(root)}
     manifests = [uri for uri in entries if uri.endswith(".json")]
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(READERS) as readers:
         read = list(readers.map(_manifest, manifests))
     groups = []
     for uri, manifest in zip(manifests, read, strict=True):
@@ -166,6 +168,10 @@ def _folders(root: str, first: str = "") -> list[Group]:
         ordered = sorted(files, key=lambda entry: not entry.uri.endswith(f"/{first}"))
         groups.append(Group(name, storage.join(root, name), tuple(ordered)))
     return groups
+
+
+def _single_files(root: str) -> list[Group]:
+    return [Group(_name(root, entry.uri), entry.uri, (entry,)) for entry in storage.entries(root)]
 
 
 def _grouped(entries: Iterable[Entry], key: Callable[[Entry], str]) -> dict[str, list[Entry]]:

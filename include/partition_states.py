@@ -21,19 +21,20 @@ from include.past_runs import READERS, PastRun
 from include.pipeline import Pipeline, planned_pipeline
 from include.reports.records import STEPS, RunRecords, read_records
 from include.run import Rescore, Run, Value
-from include.stores import Store, VersionManifest
+from include.stores import Decision, Store, VersionManifest
 from include.workspace import Workspace
 
-State = Literal["published", "stale", "held", "failed", "missing"]
+State = Literal["published", "stale", "rolled back", "held", "failed", "missing"]
 
 
 class PartitionState(Value):
     """One partition.
 
     `published`: readers have what a run would make now, as far as that is known without
-    extracting. `stale`: they have another version, and `reasons` say why. `held`: a version waits
-    for a person; `version` is what readers have meanwhile. `failed`: readers have nothing, and the
-    last run failed. `missing`: readers have nothing, and no run has failed.
+    extracting. `stale`: they have another version, and `reasons` say why. `rolled back`: that
+    other version is the one to which a person rolled back; `reasons` say who first. `held`: a
+    version waits for a person; `version` is what readers have meanwhile. `failed`: readers have
+    nothing, and the last run failed. `missing`: readers have nothing, and no run has failed.
 
     `version`, `model_version`, `rows` and `published_run` are of what readers have. `note` tells
     of a last run that changed nothing for readers.
@@ -55,6 +56,7 @@ class _Known:
     """All that the state of one partition follows from."""
 
     manifest: VersionManifest | None
+    rollback: Decision | None
     held: Standing | None
     last: PastRun | None
     records: RunRecords | None
@@ -74,10 +76,12 @@ def partition_states(
     out of what makes a version stale.
     """
     current = store.current_versions()
+    rollbacks = store.rollbacks([each.as_of for each in partitions])
 
     def state(partition: Partition) -> PartitionState:
         as_of = partition.as_of
-        known = _known(workspace, store, as_of, current.get(as_of), runs.get(as_of, []))
+        rollback = rollbacks.get(as_of)
+        known = _known(workspace, store, as_of, current.get(as_of), rollback, runs.get(as_of, []))
         return _state(pipeline, workspace, partition, known, model)
 
     with ThreadPoolExecutor(READERS) as readers:
@@ -85,7 +89,10 @@ def partition_states(
 
 
 def to_run(state: PartitionState, rescore: Rescore) -> tuple[bool, str]:
-    """Whether a partition is among those to run, and why or why not."""
+    """Whether a partition is among those to run, and why or why not.
+
+    What a person rolled back is run by `all` only: a range is no decision about one of its dates.
+    """
     runs = (
         rescore == "all"
         or state.version is None
@@ -96,6 +103,8 @@ def to_run(state: PartitionState, rescore: Rescore) -> tuple[bool, str]:
         why = f"has version {state.version}" + (f"; {state.note}" if state.note else "")
     elif state.state == "stale" and not runs:
         why = f"has version {state.version}"
+    elif state.state == "rolled back" and not runs:
+        why = f"has version {state.version}, {why}"
     return runs, why
 
 
@@ -104,6 +113,7 @@ def _known(
     store: Store,
     as_of: dt.date,
     version: str | None,
+    rollback: Decision | None,
     runs: list[PastRun],
 ) -> _Known:
     manifest = store.manifest(as_of, version) if version is not None else None
@@ -115,7 +125,7 @@ def _known(
         )
     last = runs[-1] if runs else None
     records = read_records(workspace, last.run_id) if last is not None else None
-    return _Known(manifest, _held(workspace, store, as_of, version), last, records)
+    return _Known(manifest, rollback, _held(workspace, store, as_of, version), last, records)
 
 
 def _held(
@@ -153,6 +163,8 @@ def _state(
             )
         )
         state, note = ("stale" if reasons else "published"), failure
+        if reasons and known.rollback is not None:
+            state, reasons = "rolled back", (f"rolled back {known.rollback}", *reasons)
     elif failure:
         state, reasons = "failed", (failure,)
     else:

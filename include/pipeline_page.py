@@ -50,7 +50,8 @@ def _gate(pipeline: Pipeline) -> str:
     checks.append(f"at most {gate.max_quarantined_share:.2%} of them set aside")
     if gate.freshness is not None:
         checks.append(f"`{gate.freshness.column}` at most {gate.freshness.max_age_hours:g} h old")
-    checks.append(f"{len(pipeline.suite.get('expectations') or ())} expectations of suite.yaml")
+    expectations = len(pipeline.suite.get("expectations") or ())
+    checks.append(f"{expectations} expectation{'' if expectations == 1 else 's'} of suite.yaml")
     return "; ".join(checks)
 
 

@@ -13,19 +13,23 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote
 
 from include import storage
-from include.approvals import standing_of
+from include.approvals import Held, standing_of
 from include.config import Retention
-from include.leftovers import Group, Lying, Version, in_use, lying
-from include.run import Value
+from include.leftovers import READERS, Group, Lying, Version, in_use, lying
+from include.run import Run, Value
+from include.stored import load
 from include.stores import Store, Stored, VersionManifest
 from include.workspace import SHORT, Workspace
 
-Kind = Literal["version", "scores", "drift", "snapshot", "gate", "model", "run", "unfinished"]
+Kind = Literal[
+    "version", "scores", "drift", "snapshot", "gate", "model", "run", "config", "unfinished"
+]
 
 
 class Deletion(Value):
@@ -75,7 +79,9 @@ def plan_expiry(
     """All that may go at `now`, in the order in which it has to go. Deletes nothing."""
     times, found, stored = _Times.of(rules, now), lying(workspace), store.stored()
     busy = in_use(workspace, found.runs, times.crashed)
-    held = {group.version for group in found.scores if _waits(workspace, group, now)}
+    questions = [_question(workspace, group, now) for group in found.scores]
+    waiting = [asked for asked in questions if asked is not None]
+    held = {(asked.as_of, asked.version) for asked in waiting}
     victims = {
         (one.as_of, one.version): (one, reason)
         for one, reason in _old_versions(stored, rules, times)
@@ -84,13 +90,15 @@ def plan_expiry(
     stays = [one for one in stored if (one.as_of, one.version) not in victims]
     alive = {*((one.as_of, one.version) for one in stays), *held, *busy.versions}
     manifests = [m for one in stays if (m := store.manifest(one.as_of, one.version)) is not None]
+    runs = list(_runs(found.runs, manifests, waiting, times))
     return [
         *(_version(one, reason) for one, reason in victims.values()),
         *_of_versions("scores", found.scores, store, alive, victims.keys(), times),
         *_of_versions("drift", found.drift, store, alive, victims.keys(), times),
         *_features(found, manifests, busy.uris, times),
         *_models(found.models, manifests, busy.uris, times),
-        *_runs(found.runs, manifests, times),
+        *runs,
+        *_configs(found, {each.name for each in runs}, waiting, times),
         *_unfinished(workspace, times),
     ]
 
@@ -119,11 +127,12 @@ def expire(
     return deleted
 
 
-def _waits(workspace: Workspace, group: Group, now: dt.datetime) -> bool:
-    """Whether a version waits for a person."""
+def _question(workspace: Workspace, group: Group, now: dt.datetime) -> Held | None:
+    """The question for a person, where a version waits for the answer."""
     if group.version is None or not group.has("held.json"):
-        return False
-    return standing_of(workspace, *group.version).state(now) == "waiting"
+        return None
+    standing = standing_of(workspace, *group.version)
+    return standing.held if standing.state(now) == "waiting" else None
 
 
 def _old_versions(
@@ -224,12 +233,38 @@ def _models(
 
 
 def _runs(
-    groups: Iterable[Group], manifests: list[VersionManifest], times: _Times
+    groups: Iterable[Group],
+    manifests: list[VersionManifest],
+    waiting: Iterable[Held],
+    times: _Times,
 ) -> Iterator[Deletion]:
-    kept = {manifest.run_id for manifest in manifests}
+    kept = {manifest.run_id for manifest in manifests} | {asked.run.run_id for asked in waiting}
     for group in groups:
         if group.name not in kept and group.modified_at < times.run:
             yield _deletion("run", group, "older than run_days, and it made no kept version")
+
+
+def _configs(
+    found: Lying, going: Collection[str], waiting: Iterable[Held], times: _Times
+) -> Iterator[Deletion]:
+    """Pipeline folders as they were planned, which the records of runs name."""
+    old = [group for group in found.configs if group.modified_at < times.crashed]
+    if not old:
+        return
+    with ThreadPoolExecutor(READERS) as readers:
+        runs = readers.map(_planned, (group for group in found.runs if group.name not in going))
+        named = {run.pipeline_uri for run in runs if run is not None}
+    named |= {asked.run.pipeline_uri for asked in waiting}
+    for group in old:
+        if group.uri not in named:
+            yield _deletion("config", group, "no kept run was planned with it")
+
+
+def _planned(group: Group) -> Run | None:
+    try:
+        return load(Run, storage.join(group.uri, "run.json"), "the record of a planned run")
+    except FileNotFoundError:  # it failed before it was planned
+        return None
 
 
 def _unfinished(workspace: Workspace, times: _Times) -> Iterator[Deletion]:

@@ -60,6 +60,8 @@ class Settings:
     `connections_file` an airflow_settings.yaml whose connections are the last resort. `airflow` is
     where `daybreak backfill --via airflow` finds Airflow's API server, `prefect` where `--via
     prefect` finds Prefect's. `notify` are Apprise URLs; they hold passwords and tokens.
+    `storage_connections` are the connections of object stores, each with the bucket's URI that it
+    is for, or the empty one for all others.
     """
 
     home: Path
@@ -72,6 +74,7 @@ class Settings:
     prefect: PrefectServer
     notify: tuple[str, ...] = field(repr=False)
     backfill_pool: str | None = None
+    storage_connections: tuple[tuple[str, str], ...] = ()
 
 
 def settings() -> Settings:
@@ -104,6 +107,7 @@ def settings() -> Settings:
         ),
         notify=_urls(os.environ.get("DAYBREAK_NOTIFY") or ""),
         backfill_pool=os.environ.get("DAYBREAK_BACKFILL_POOL") or None,
+        storage_connections=_by_bucket(os.environ.get("DAYBREAK_STORAGE_CONNECTION") or ""),
     )
 
 
@@ -140,6 +144,20 @@ def silence_telemetry() -> None:
     """Turn off what dependencies report home; called before any of them is imported."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def _by_bucket(text: str) -> tuple[tuple[str, str], ...]:
+    """`my_aws`, or `s3://bucket=my_aws,gs://other=my_gcp`; a connection's id has no equals sign."""
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    found = [(prefix, name.strip()) for prefix, _, name in (e.rpartition("=") for e in entries)]
+    for prefix, name in found:
+        if not re.fullmatch(r"([a-z0-9]+://[^/]+)?", prefix) or not re.fullmatch(r"[\w.-]+", name):
+            raise BadConfig(
+                f"DAYBREAK_STORAGE_CONNECTION has {prefix or name!r}, which is no connection of a "
+                "bucket",
+                do="write the id of a connection, or s3://bucket=id for each object store",
+            )
+    return tuple((prefix, name) for prefix, name in found)
 
 
 def _urls(text: str) -> tuple[str, ...]:

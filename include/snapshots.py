@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import logging
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from include import storage
-from include.errors import CorruptData, PermanentError
+from include.errors import CorruptData, DaybreakError, PermanentError
 from include.partition import Partition
 from include.run import Column, Part, Run, Snapshot, SnapshotManifest
 from include.stored import load
@@ -22,6 +23,8 @@ from include.workspace import SHORT, Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+log = logging.getLogger("daybreak")
 
 # A row group is what a reader decodes at once; parts are mostly smaller than one.
 ROW_GROUP_ROWS = 131_072
@@ -42,22 +45,41 @@ def write_snapshot(
     nothing of the snapshot remains. At most one part is held in memory, beside the batch that the
     warehouse is about to give.
     """
-    place = Workspace(run.workspace, run.pipeline).snapshots(run.partition.as_of)
-    files = storage.join(place, uuid.uuid4().hex[:SHORT])
-    parts: list[Part] = []
-    try:
+
+    def write(files: str) -> list[Part]:
+        parts = []
         for index, table in enumerate(_tables(reader, part_rows)):
             inspect(table)
-            parts.append(
-                _write_part(table, index, storage.join(files, f"part-{index:05d}.parquet"))
-            )
+            parts.append(write_part(table, index, part_uri(files, index)))
+        return parts
+
+    return place_snapshot(run, reader.schema, write, query=query, source=source)
+
+
+def place_snapshot(
+    run: Run,
+    schema: pa.Schema,
+    write: Callable[[str], Sequence[Part]],
+    *,
+    query: str,
+    source: str,
+) -> Snapshot:
+    """Have `write` write the parts below a new URI, and make a snapshot of them.
+
+    `write` gives them in the order of the key, cut as `write_snapshot` cuts them. What it raises
+    leaves nothing of the snapshot behind; so do no rows at all, a PermanentError.
+    """
+    place = Workspace(run.workspace, run.pipeline).snapshots(run.partition.as_of)
+    files = storage.join(place, uuid.uuid4().hex[:SHORT])
+    try:
+        parts = write(files)
         if not parts:
             raise PermanentError(
                 f"the query gave no rows for {run.partition.start} to {run.partition.as_of}",
                 where=f"{run.pipeline}/features.sql",
                 do="see that the warehouse holds that date, and that the query's dates are right",
             )
-        columns = tuple(Column(name=f.name, type=str(f.type)) for f in reader.schema)
+        columns = tuple(Column(name=f.name, type=str(f.type)) for f in schema)
         manifest = SnapshotManifest(
             pipeline=run.pipeline,
             partition=run.partition,
@@ -72,7 +94,7 @@ def write_snapshot(
         uri = storage.join(place, f"{manifest.digest[:SHORT]}.json")
         reused = not _settle(uri, manifest)
     except BaseException:
-        storage.delete([part.uri for part in parts])
+        _clean(files)
         raise
     if reused:
         storage.delete([part.uri for part in parts])
@@ -146,7 +168,12 @@ def _tables(reader: pa.RecordBatchReader, part_rows: int) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending, reader.schema).combine_chunks()
 
 
-def _write_part(table: pa.Table, index: int, uri: str) -> Part:
+def part_uri(files: str, index: int) -> str:
+    return storage.join(files, f"part-{index:05d}.parquet")
+
+
+def write_part(table: pa.Table, index: int, uri: str) -> Part:
+    """Write one part: the same rows in one chunk are the same bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -173,6 +200,14 @@ def _digest(partition: Partition, columns: Sequence[Column], parts: Sequence[Par
         [part.digest for part in parts],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _clean(files: str) -> None:
+    """Delete what a failed attempt left; what was wrong with it counts, and not this."""
+    try:
+        storage.delete([entry.uri for entry in storage.entries(files)])
+    except DaybreakError as error:
+        log.warning("files of a snapshot that was not finished may be left: %s", error)
 
 
 def _settle(uri: str, manifest: SnapshotManifest) -> bool:

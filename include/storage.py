@@ -1,13 +1,13 @@
 """Objects by URI: every write is atomic, whole or not at all.
 
 Parts are small enough to be held in memory (see `snapshot.part_rows`), so reading and writing
-whole objects is all that Daybreak needs, and it is the same on a disk and on an object store.
+whole objects is all that Daybreak needs, and it is the same on a disk and on an object store. What
+is written is safe when the call returns: an object store has answered, or the disk has the bytes.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+from include import local_files, object_stores
 from include.errors import PermanentError, TransientError
-
-# How an object's name ends on a disk until it is whole.
-_UNFINISHED = re.compile(r"#\d+$")
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,8 @@ def read_end(uri: str, length: int) -> tuple[bytes, int]:
 
 def write(uri: str, data: bytes) -> None:
     """Write the object, or replace it; readers see the old bytes or the new, never a mixture."""
-    import obstore
-
-    store, key = _locate(uri)
     with _translated(uri, "write"):
-        obstore.put(store, key, data)
+        _put(uri, data, replace=True)
 
 
 def create(uri: str, data: bytes) -> bool:
@@ -84,15 +79,25 @@ def create(uri: str, data: bytes) -> bool:
     Of many writers at once exactly one gets True. An object store may take a request and lose its
     answer: then the writer asks again, and gets False for what it wrote itself.
     """
+    with _translated(uri, "write"):
+        return _put(uri, data, replace=False)
+
+
+def _put(uri: str, data: bytes, *, replace: bool) -> bool:
+    path = local_path(uri)
+    if path is not None:
+        return local_files.put(path, data, replace=replace)
     import obstore
     from obstore.exceptions import AlreadyExistsError
 
     store, key = _locate(uri)
-    with _translated(uri, "write"):
-        try:
+    try:
+        if replace:
+            obstore.put(store, key, data)
+        else:
             obstore.put(store, key, data, mode="create")
-        except AlreadyExistsError:
-            return False
+    except AlreadyExistsError:
+        return False
     return True
 
 
@@ -123,23 +128,18 @@ def entries(uri: str) -> Iterator[Entry]:
         yield Entry(join(uri, below), meta["size"], meta["last_modified"])
 
 
-def is_unfinished(name: str) -> bool:
-    """Whether a file on a disk is no object yet, and never will be once its writer is dead."""
-    return _UNFINISHED.search(name) is not None
-
-
 def unfinished(uri: str) -> Iterator[Entry]:
     """What killed writers left of objects below `uri`; on a disk only.
 
-    There, obstore and delta-rs write an object as <name>#1 and rename it. They pass over such names
-    wherever they list. On an object store an unfinished upload is no object; its own life-cycle
+    There, an object is written as <name>#1 and renamed, by delta-rs too. Listings pass over such
+    names. On an object store an unfinished upload is no object; its own life-cycle
     rules remove it.
     """
     root = local_path(uri)
     if root is None:
         return
     for path in sorted(root.rglob("*#*")):
-        if not is_unfinished(path.name):
+        if not local_files.is_unfinished(path.name):
             continue
         try:
             found = path.stat()
@@ -158,7 +158,7 @@ def delete(uris: list[str]) -> None:
         store, key = _locate(uri)
         with _translated(uri, "delete"):
             try:
-                if path is not None and is_unfinished(path.name):
+                if path is not None and local_files.is_unfinished(path.name):
                     path.unlink()  # obstore knows no such name
                 else:
                     obstore.delete(store, key)
@@ -185,7 +185,9 @@ def _store(root: str) -> Any:
 
     if root == "file://":
         return LocalStore("/")
-    return from_url(root)
+    options = object_stores.options(root)
+    plain = {"allow_http": True} if options.pop("allow_http", "") else {}
+    return from_url(root, config=options, client_options=plain)
 
 
 class _translated:

@@ -11,9 +11,9 @@ from include.errors import PermanentError
 from include.keys import KeyOrder
 from include.partition import Partition
 from include.pipeline import Pipeline, planned_pipeline
-from include.run import Run, Snapshot
-from include.snapshots import write_snapshot
-from include.warehouses import open_warehouse
+from include.run import Part, Run, Snapshot
+from include.snapshots import place_snapshot, write_snapshot
+from include.warehouses import PartsWarehouse, open_warehouse
 from tasks.step import step_of
 
 if TYPE_CHECKING:
@@ -32,32 +32,44 @@ def extract(run: Run) -> Snapshot:
         order = KeyOrder(config.key)
 
         def inspect(table: pa.Table) -> None:
-            violation = order.first_violation(table)
-            if violation is not None:
-                raise PermanentError(
-                    violation,
-                    where=f"{run.pipeline}/features.sql",
-                    do=f"make {', '.join(config.key)} unique and not null in the query, or "
-                    "correct `key` in pipeline.yaml",
-                )
+            _require_good_keys(run, config.key, order.first_violation(table))
 
-        # The reader is closed too: one that an error's traceback keeps alive holds the file, and
-        # DuckDB then never opens it again in this process, as for a retry.
-        with (
-            open_warehouse(config.warehouse, _gpu(config)) as warehouse,
-            warehouse.read(pipeline.sql, parameters(run.partition), config.key) as reader,
-        ):
-            _require_columns(run, pipeline, reader.schema.names)
-            snapshot = write_snapshot(
-                run,
-                reader,
-                config.snapshot.part_rows,
-                query=pipeline.sql,
-                source=f"{config.warehouse.kind}:{config.warehouse.connection}",
-                inspect=inspect,
-            )
+        asked = (pipeline.sql, parameters(run.partition), config.key)
+        said = {
+            "query": pipeline.sql,
+            "source": f"{config.warehouse.kind}:{config.warehouse.connection}",
+        }
+        with open_warehouse(config.warehouse, _gpu(config)) as warehouse:
+            if isinstance(warehouse, PartsWarehouse) and warehouse.reaches(run.workspace):
+                query = warehouse.prepare(*asked)
+                _require_columns(run, pipeline, query.schema.names)
+
+                def write(files: str) -> list[Part]:
+                    parts, violation = query.write(files, config.snapshot.part_rows)
+                    _require_good_keys(run, config.key, violation)
+                    return parts
+
+                snapshot = place_snapshot(run, query.schema, write, **said)
+            else:
+                # The reader is closed too: one that an error's traceback keeps alive holds the
+                # file, and DuckDB then never opens it again in this process, as for a retry.
+                with warehouse.read(*asked) as reader:
+                    _require_columns(run, pipeline, reader.schema.names)
+                    snapshot = write_snapshot(
+                        run, reader, config.snapshot.part_rows, inspect=inspect, **said
+                    )
         recorder.result = snapshot
     return snapshot
+
+
+def _require_good_keys(run: Run, key: tuple[str, ...], violation: str | None) -> None:
+    if violation is not None:
+        raise PermanentError(
+            violation,
+            where=f"{run.pipeline}/features.sql",
+            do=f"make {', '.join(key)} unique and not null in the query, or correct `key` in "
+            "pipeline.yaml",
+        )
 
 
 def _gpu(config: PipelineConfig) -> SparkGpu | None:

@@ -50,7 +50,8 @@ def plan(request: Request) -> Run:
             planned_at=dt.datetime.now(dt.UTC),
             invocation=request.invocation,
         )
-        storage.create(run.pipeline_uri, frozen)
+        # Again where it is there already: upkeep takes one that no run has named for old.
+        storage.write(run.pipeline_uri, frozen)
         storage.write(
             storage.join(workspace.run(run_id), "run.json"), run.model_dump_json(indent=2).encode()
         )

@@ -23,7 +23,7 @@ from include.run import (
 from include.score_shift import Reference
 from include.scoring import ScoringJob, load_job, receipts, scored_columns
 from include.snapshots import load_manifest
-from include.stores import Decision, RolledBack, Store, Version, VersionManifest, open_store
+from include.stores import Decision, Store, Version, VersionManifest, open_store, rule
 from include.workspace import Workspace
 from tasks.step import step_of
 
@@ -82,16 +82,11 @@ def noted(run: Run, published: Published, approval: Decision | None, audited: Au
 
 def require_not_rolled_back(store: Store, manifest: VersionManifest) -> None:
     """`commit` would refuse it too, but only after an audit that may hold it for a person."""
-    known = {version.version: version for version in store.versions(manifest.as_of)}
-    version = known.get(manifest.version)
-    if version is not None and version.rolled_back:
-        raise RolledBack(
-            f"a person rolled back from version {manifest.version}, and these rows, this model and "
-            "this configuration are that version again",
-            do="point the model's alias to a better version or mend the features; if the version "
-            f"is right after all: daybreak rollback {manifest.pipeline} --date {manifest.as_of} "
-            f"--to {manifest.version}",
-        )
+    listed = store.versions(manifest.as_of)
+    current = next((version.version for version in listed if version.current), None)
+    for version in listed:
+        if version.version == manifest.version and version.rolled_back_by is not None:
+            raise rule.rolled_back(manifest, version.rolled_back_by, current)
 
 
 def _cleared(

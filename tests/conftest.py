@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -20,6 +21,21 @@ settings.load_profile("ci" if os.environ.get("CI") else "everywhere")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kubeconfig", help="the cluster of the tests marked cluster")
+    parser.addoption("--screenshots", help="a folder for the pages that the browser's tests saw")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By file, as --dist loadfile; the tests that share one Airflow are one file here."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByDeployment(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            folder, _, _ = file.rpartition("/")
+            return folder if folder.endswith("e2e/airflow") else file
+
+    return ByDeployment(config, log)
 
 
 # Long files first: a worker that got one last would leave the other idle.

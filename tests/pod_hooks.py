@@ -58,8 +58,16 @@ def hooks_file(cluster: PodCluster) -> Path:
     return cluster.shared / "hooks.json"
 
 
-def pod_pipelines(world: World, cluster: PodCluster, sections: dict[str, dict[str, Any]]) -> None:
-    """A pipeline like `tiny` for each of `sections`, scored by pods that look for hooks."""
+def pod_pipelines(
+    world: World,
+    cluster: PodCluster,
+    sections: dict[str, dict[str, Any]],
+    others: dict[str, dict[str, Any]] | None = None,
+) -> None:
+    """A pipeline like `tiny` for each of `sections`, scored by pods that look for hooks.
+
+    `sections` changes its engine, and `others` the rest of it.
+    """
     site = cluster.shared / "hook" / "sitecustomize.py"
     site.parent.mkdir()
     site.write_text(_SITE.format(file=str(hooks_file(cluster))))
@@ -71,6 +79,8 @@ def pod_pipelines(world: World, cluster: PodCluster, sections: dict[str, dict[st
         section["env"] = {"PYTHONPATH": ":".join(paths)}
         content = yaml.safe_load((folder / "pipeline.yaml").read_text())
         content |= {"engine": section, "snapshot": {"part_rows": 50}, "schedule": {}}
+        for key, value in (others or {}).get(name, {}).items():
+            content[key] = content[key] | value
         (folder / "pipeline.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 

@@ -138,6 +138,60 @@ def spark_cluster(folder: Path, worker_options: str = "") -> Iterator[Cluster]:
                 process.wait()
 
 
+@contextmanager
+def connect_server(folder: Path) -> Iterator[SparkEngine]:
+    """A Spark Connect server on loopback, with two cores; the engine section for it."""
+    import pyspark
+
+    home, port = Path(pyspark.__file__).parent, _free_port()
+    conf = {
+        "spark.connect.grpc.binding.address": "127.0.0.1",
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.memory": "768m",
+        "spark.driver.extraJavaOptions": LIGHT_JVM,
+        "spark.ui.enabled": "false",
+        "spark.log.level": "WARN",
+        "spark.sql.warehouse.dir": (folder / "tables").as_uri(),
+    }
+    log = folder / "connect.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [
+                str(home / "bin" / "spark-submit"),
+                *("--class", "org.apache.spark.sql.connect.service.SparkConnectServer"),
+                # As a cluster does, and Spark's own local master does not.
+                *("--master", "local[2,4]"),
+                *(word for name, value in conf.items() for word in ("--conf", f"{name}={value}")),
+            ],
+            cwd=folder,
+            env=os.environ | {"SPARK_HOME": str(home), "PYSPARK_PYTHON": sys.executable},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _listens(port):
+            assert server.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.3)
+        yield SparkEngine(kind="spark", master=f"sc://127.0.0.1:{port}")
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def _await_workers(cluster: Cluster) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from include import part_ranges, storage
 from include.engine_config import EngineConfig, KubernetesEngine
+from include.engines.kubernetes.cluster import kubeconfig_content, open_cluster
 from include.engines.kubernetes.fate import fate_of
 from include.engines.kubernetes.groups import grouped
 from include.engines.kubernetes.pod import (
@@ -114,6 +116,86 @@ def test_a_pod_is_valid_for_the_kubernetes_of_today_and_of_years_ago(
     }
     for release in kubernetes_validate.utils.all_versions()[:: 1 if LONG else -3]:
         kubernetes_validate.validate(rendered(job, engine(**section)), release, strict=True)
+
+
+def test_airflow_makes_the_pod_that_is_made_without_it(
+    job: ScoringJob, tiny: World, tmp_path: Path
+) -> None:
+    file = tiny.folder / "pipeline.yaml"
+    content = yaml.safe_load(file.read_text()) | {"engine": FULL}
+    file.write_text(yaml.safe_dump(content))
+    config = engine(**FULL)
+    args = arguments(config, job.uri, "0-2")
+    template = manifest(pod_of(config, job, (), name=name_base(job), namespace="scoring"))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.render_pod"],
+        input=json.dumps({"folder": str(tiny.folder), "template": template, "arguments": args}),
+        env=os.environ | {"AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout.splitlines()[-1])
+    alone = rendered(job, config)
+
+    def without_nothing(value: Any) -> Any:
+        """Airflow writes empty lists and blocks where there is nothing to say."""
+        if isinstance(value, dict):
+            inner = {key: without_nothing(item) for key, item in value.items()}
+            return {key: item for key, item in inner.items() if item not in ({}, [], False)}
+        return [without_nothing(item) for item in value] if isinstance(value, list) else value
+
+    assert without_nothing(made["spec"]) == without_nothing(alone["spec"])
+    assert made["spec"]["automountServiceAccountToken"] is False
+    assert made["metadata"]["labels"].items() >= alone["metadata"]["labels"].items()
+    assert made["metadata"]["name"].startswith(name_base(job))
+
+
+def kubeconfig(folder: Path, name: str) -> Path:
+    """A configuration of one cluster, called `name` throughout."""
+    file = folder / f"{name}.yaml"
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": name,
+        "clusters": [{"name": name, "cluster": {"server": f"https://{name}.example:6443"}}],
+        "users": [{"name": name, "user": {"token": "none"}}],
+        "contexts": [
+            {"name": name, "context": {"cluster": name, "user": name, "namespace": f"of-{name}"}}
+        ],
+    }
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_kubeconfig_counts_as_it_is_when_the_cluster_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kubernetes.config  # noqa: F401 - it reads KUBECONFIG here, and never again
+
+    monkeypatch.delenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", raising=False)
+    for name in ("one", "two"):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, name)))
+        cluster = open_cluster(engine())
+        assert cluster.api.api_client.configuration.host == f"https://{name}.example:6443"
+        assert cluster.namespace == f"of-{name}"
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none.yaml"))
+    with pytest.raises(BadConfig, match=r"cluster can be reached: .*none\.yaml"):
+        open_cluster(engine())
+
+
+def test_several_files_of_kubeconfig_reach_airflows_triggerer_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(kubeconfig(tmp_path, name)) for name in ("one", "two")]
+    monkeypatch.setenv("KUBECONFIG", os.pathsep.join([*files, str(tmp_path / "none.yaml")]))
+    content = kubeconfig_content()
+    assert content is not None
+    for kind in ("clusters", "contexts", "users"):
+        assert [named["name"] for named in content[kind]] == ["one", "two"]
+    json.dumps(content)  # it goes through Airflow's database
+    monkeypatch.delenv("KUBECONFIG")
+    assert kubeconfig_content() is None
 
 
 @pytest.mark.parametrize("section", [{}, FULL], ids=["of defaults", "of every key"])

@@ -74,15 +74,29 @@ class Work:
         )
         return {pod.metadata.name: pod for pod in found.items}
 
-    def running(self) -> dict[str, Any]:
-        """The pods, once all of them run."""
+    def running(self, driver: subprocess.Popen[str] | None = None) -> dict[str, Any]:
+        """The pods, once all of them run; `driver` is who makes them, where it is a process."""
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
+            if driver is not None and driver.poll() is not None:
+                raise AssertionError(driver.communicate()[0])
             pods = self.pods()
             if pods and all(pod.status.phase == "Running" for pod in pods.values()):
                 return pods
             assert time.monotonic() < until, {n: p.status.phase for n, p in pods.items()}
             time.sleep(0.3)
+
+    def gone(self) -> None:
+        """Wait until the cluster has none of the pods any more."""
+        wait_for(lambda: not self.pods(), lambda: {n: p.status for n, p in self.pods().items()})
+
+    def finished(self, parts: int) -> None:
+        """Wait until so many parts have receipts."""
+
+        def found() -> list[int]:
+            return [receipt.part for receipt in receipts(self.job)]
+
+        wait_for(lambda: len(found()) == parts, lambda: (found(), self.pods()))
 
     def scored(self) -> dict[int, bytes]:
         return {part.index: storage.read(self.job.part_uri(part.index)) for part in self.parts}
@@ -197,7 +211,7 @@ def test_pods_write_the_bytes_of_the_local_engine_and_are_gone_afterwards(
     assert sorted(receipt.part for receipt in given) == list(range(PARTS))
     assert receipts(work.job) == sorted(given, key=lambda receipt: receipt.part)
     assert work.scored() == expected
-    wait_for(lambda: work.pods() == {})
+    work.gone()
     # What the pods said stands in the step's own log.
     for text in ("scores the parts 0-2", "scores the parts 3-5", '"state": "done"'):
         assert text in caplog.text
@@ -212,7 +226,7 @@ def test_a_pod_that_fails_tells_the_part_and_what_is_finished_stays(
     with pytest.raises(CorruptData, match="part 4") as error:
         list(work.engine(pods=1).score(work.job, work.parts))
     assert error.value.do
-    wait_for(lambda: work.pods() == {})
+    work.gone()
     before = {receipt.part: receipt for receipt in receipts(work.job)}
     assert 4 not in before and set(before) >= {0, 1, 2, 3}
 
@@ -225,6 +239,7 @@ def test_a_pod_that_fails_tells_the_part_and_what_is_finished_stays(
     assert work.scored() == expected
 
 
+@LONG
 def test_too_little_memory_is_tried_once_more_in_smaller_batches_and_told_with_the_numbers(
     work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -237,7 +252,7 @@ def test_too_little_memory_is_tried_once_more_in_smaller_batches_and_told_with_t
     assert "up to 50 rows" in said and "batches of 6 rows" in said
     assert "raise engine.resources.limits.memory" in said.lower()
     assert caplog.text.count("scores the parts 0-5") == 2
-    wait_for(lambda: work.pods() == {})
+    work.gone()
 
 
 def test_a_pod_that_is_deleted_is_followed_by_one_for_the_missing_parts(
@@ -247,14 +262,14 @@ def test_a_pod_that_is_deleted_is_followed_by_one_for_the_missing_parts(
     blocked = Blocked(work, 4)
     done = in_background(lambda: list(work.engine(pods=1).score(work.job, work.parts)))
     (name,) = work.running()
-    wait_for(lambda: len(receipts(work.job)) == 4)
+    work.finished(4)
     blocked.release()
     work.cluster.client().delete_namespaced_pod(name, "default", grace_period_seconds=1)
     given = done.result(PATIENCE_SECONDS)
     assert sorted(receipt.part for receipt in given) == list(range(PARTS))
     assert work.scored() == expected
     assert "scores the parts 4-5" in caplog.text
-    wait_for(lambda: work.pods() == {})
+    work.gone()
 
 
 def test_pods_of_a_driver_that_was_killed_are_taken_over(
@@ -263,8 +278,8 @@ def test_pods_of_a_driver_that_was_killed_are_taken_over(
     blocked = Blocked(work, 1)
     first = driver(work, pods=1)
     try:
-        before = work.running()
-        wait_for(lambda: len(receipts(work.job)) == 1)
+        before = work.running(first)
+        work.finished(1)
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()
@@ -277,33 +292,50 @@ def test_pods_of_a_driver_that_was_killed_are_taken_over(
     given = done.result(PATIENCE_SECONDS)
     assert sorted(receipt.part for receipt in given) == list(range(PARTS))
     assert work.scored() == expected
-    wait_for(lambda: work.pods() == {})
+    work.gone()
 
 
+@LONG
 def test_a_driver_that_is_asked_to_stop_leaves_no_pod_and_what_is_finished(work: Work) -> None:
     Blocked(work, 1)
     first = driver(work, pods=1)
     try:
-        work.running()
-        wait_for(lambda: len(receipts(work.job)) == 1)
+        work.running(first)
+        work.finished(1)
         first.send_signal(signal.SIGINT)
         first.communicate(timeout=PATIENCE_SECONDS)
     finally:
         first.kill()
-    wait_for(lambda: work.pods() == {})
+    work.gone()
     assert [receipt.part for receipt in receipts(work.job)] == [0]
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image": "localhost/none:9"}, "image"),
-        ({"node_selector": {"disk": "none-such"}, "schedule_seconds": 5}, "node"),
-        ({"secret_env": {"TOKEN": {"secret": "none-such", "key": "k"}}}, "none-such"),
-        ({"priority_class": "none-such"}, "none-such"),
-        ({"gpu": {"count": 99}, "schedule_seconds": 5}, "nvidia.com/gpu"),
+        pytest.param({"image": "localhost/none:9"}, "image", id="no such image"),
+        pytest.param(
+            {"node_selector": {"disk": "none-such"}, "schedule_seconds": 5},
+            "node",
+            id="no such node",
+            marks=LONG,
+        ),
+        pytest.param(
+            {"secret_env": {"TOKEN": {"secret": "none-such", "key": "k"}}},
+            "none-such",
+            id="no such secret",
+            marks=LONG,
+        ),
+        pytest.param(
+            {"priority_class": "none-such"}, "none-such", id="no such priority", marks=LONG
+        ),
+        pytest.param(
+            {"gpu": {"count": 99}, "schedule_seconds": 5},
+            "nvidia.com/gpu",
+            id="no such GPU",
+            marks=LONG,
+        ),
     ],
-    ids=["no such image", "no such node", "no such secret", "no such priority", "no such GPU"],
 )
 def test_a_pod_that_cannot_start_fails_at_once_in_the_words_of_the_cluster(
     work: Work, changes: dict[str, Any], words: str
@@ -311,7 +343,7 @@ def test_a_pod_that_cannot_start_fails_at_once_in_the_words_of_the_cluster(
     began = time.monotonic()
     with pytest.raises(PermanentError, match=words):
         list(work.engine(pods=1, **changes).score(work.job, work.parts))
-    wait_for(lambda: work.pods() == {})
+    work.gone()
     # Long before a pod's time to start is up.
     assert time.monotonic() - began < KubernetesEngine(kind="kubernetes", image="x").startup_seconds
 
@@ -326,10 +358,10 @@ def test_check_says_whether_this_account_may_make_pods_there(work: Work) -> None
     assert "no_such_connection" in problem.found
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
+def wait_for(holds: Callable[[], bool], seen: Callable[[], Any] = str) -> None:
     until = time.monotonic() + PATIENCE_SECONDS
     while not holds():
-        assert time.monotonic() < until
+        assert time.monotonic() < until, seen()
         time.sleep(0.2)
 
 
@@ -378,7 +410,7 @@ def test_an_evicted_pod_is_followed_by_others_and_told_where_each_of_them_is(wor
                 work.job, work.parts
             )
         )
-    wait_for(lambda: work.pods() == {})
+    work.gone()
 
 
 @LONG

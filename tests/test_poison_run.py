@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import pickle
@@ -31,6 +32,7 @@ from tasks.plan import plan
 from tasks.publish import publish
 from tasks.report import report
 from tasks.score import _job, score
+from tests.inbox import Inbox
 from tests.world import FEATURES, MODEL, ROWS, World, tracked
 
 # A test may wait for a child that shares two cores with seven others.
@@ -63,8 +65,8 @@ class Churn:
         return np.column_stack([1 - share, share])
 
 
-def _register(world: World, model: Churn) -> None:
-    """Make it version 2 of the world's model, `production` and all."""
+def register(world: World, model: Churn, alias: str = "production") -> None:
+    """Make it the next version of the world's model, with the alias."""
     import cloudpickle
     import mlflow
     from mlflow.models import ModelSignature
@@ -87,7 +89,7 @@ def _register(world: World, model: Churn) -> None:
                 pip_requirements=[],
             )
         version = str(info.registered_model_version)
-        mlflow.MlflowClient().set_registered_model_alias(MODEL, "production", version)
+        mlflow.MlflowClient().set_registered_model_alias(MODEL, alias, version)
 
 
 def _balances(world: World, run: Run) -> list[pa.Table]:
@@ -105,7 +107,7 @@ def _poisoned(world: World, parts: list[int]) -> list[dict[str, Any]]:
         chosen.append(
             next(row for row in rows if (row["balance"] or 0) > 1 and row["balance"] not in taken)
         )
-    _register(world, Churn(tuple(row["balance"] for row in chosen)))
+    register(world, Churn(tuple(row["balance"] for row in chosen)))
     return chosen
 
 
@@ -171,6 +173,37 @@ def test_more_poison_than_the_share_allows_stops_the_run_with_keys_and_reasons(
     content = json.loads(storage.read(report("tiny", run.run_id).json_uri))
     assert content["state"] == "failed"
     assert content["problem"]["found"] == caught.value.found
+
+
+def test_what_failed_in_a_part_reaches_airflows_log_the_report_and_whoever_is_told(
+    tiny: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.configure({"gate": {"max_quarantined_share": 0}})
+    key = _poisoned(tiny, [1])[0]
+    with Inbox() as inbox:
+        monkeypatch.setenv("DAYBREAK_NOTIFY", inbox.url)
+        done = subprocess.run(
+            [sys.executable, "-m", "dags.local", "tiny", "--date", str(tiny.day)],
+            cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    runs = Workspace(tiny.workspace, "tiny").runs()
+    found = [entry.uri for entry in storage.entries(runs) if "/steps/" not in entry.uri]
+    pages = {uri.rpartition("/")[2]: uri for uri in found}
+    (told,) = inbox.messages
+    for place, text in {
+        "Airflow's log": done.stdout + done.stderr,
+        "the report's page": html.unescape(storage.read(pages["report.html"]).decode()),
+        "the report": json.loads(storage.read(pages["report.json"]))["problem"]["found"],
+        "the message": told["message"],
+    }.items():
+        said = " ".join(text.split())
+        for words in (
+            "part 1",
+            f"account_id={key['account_id']}, channel={key['channel']}",
+            f"a balance of {key['balance']:.6f} is not in my table",
+        ):
+            assert words in said, (place, said[-3000:])
 
 
 def test_an_error_with_a_part_and_a_key_survives_pickling() -> None:
@@ -297,7 +330,7 @@ def test_sigterm_ends_a_command_at_once_and_the_same_command_goes_on(
     tiny: World, tmp_path: Path, command: str
 ) -> None:
     began, go_on = tmp_path / "began", tmp_path / "go on"
-    _register(tiny, Churn(began=str(began), go_on=str(go_on)))
+    register(tiny, Churn(began=str(began), go_on=str(go_on)))
     if command == "tasks":
         job, *_ = _planned_job(tiny)
         line = ["tasks", "score", job.uri, "--workers", "1"]

@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -331,6 +332,42 @@ def test_what_a_recent_run_works_with_stays(shop: Shop, built_world: Any, tiny: 
     assert gone.keys() == {"version", "scores", "snapshot", "gate", "model"}
 
 
+def test_a_planned_configuration_goes_with_the_last_record_that_names_it(tiny: Any) -> None:
+    """Those of runs that are kept stay, and so do young ones."""
+    from tasks.plan import plan
+
+    workspace = Workspace(tiny.workspace, tiny.name)
+    store = open_store(Predictions(), workspace.predictions())
+    folder = Path(tiny.workspace.removeprefix("file://")) / tiny.name
+    runs = []
+    for psi in (0.11, 0.12, 0.13):
+        tiny.configure({"drift": {"warn_psi": psi}})
+        runs.append(plan(tiny.request(run=f"warns at {psi}")))
+    young, lost, old = (run.pipeline_uri.rpartition("/")[2] for run in runs)
+    assert by_kind(plan_expiry(workspace, store, RULES, now(1))) == {}
+    shutil.rmtree(folder / "runs" / runs[1].run_id)
+    age(folder / "configs", days=3)
+    age(folder / "runs" / runs[2].run_id, days=500)
+    assert by_kind(expire(workspace, store, RULES, now())) == {
+        "run": [runs[2].run_id],
+        "config": sorted([lost, old]),
+    }
+    assert [path.name for path in (folder / "configs").iterdir()] == [young]
+    # A run that is planned with an old one again has it, whatever upkeep is doing.
+    age(folder / "configs", days=3)
+    shutil.rmtree(folder / "runs")
+    tiny.configure({"drift": {"warn_psi": 0.11}})
+    assert plan(tiny.request(run="again")).pipeline_uri.endswith(young)
+    assert by_kind(expire(workspace, store, RULES, now())) == {}
+
+
+def age(folder: Path, days: int) -> None:
+    then = time.time() - days * 86400
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (then, then))
+
+
 # Killed in the middle
 
 processes = multiprocessing.get_context("spawn")
@@ -341,19 +378,18 @@ def expire_and_die(root: str, at: dt.datetime, operations: int) -> None:
     import obstore
 
     shop, left = Shop(Path(root)), operations
-    real = {"put": obstore.put, "delete": obstore.delete}
 
-    def dying(name: str) -> Any:
+    def dying(real: Any) -> Any:
         def operation(*args: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return real[name](*args, **options)
+            return real(*args, **options)
 
         return operation
 
-    obstore.put, obstore.delete = dying("put"), dying("delete")
+    storage._put, obstore.delete = dying(storage._put), dying(obstore.delete)
     shop.expire(at)
 
 
@@ -416,7 +452,7 @@ class History(RuleBasedStateMachine):
         if self.current.get(as_of) == version:
             return
         if (as_of, version) in self.withdrawn:
-            with pytest.raises(PermanentError, match="rolled back from"):
+            with pytest.raises(PermanentError, match="was rolled back by"):
                 self.shop.publish(version, as_of)
             return
         self.shop.publish(version, as_of)

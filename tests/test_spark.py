@@ -20,10 +20,11 @@ from include.connections import Connection
 from include.engine_config import EngineConfig, SparkEngine, SparkGpu
 from include.errors import BadConfig, PermanentError, TransientError
 from include.spark.application import spark_application
+from include.spark.parts import Staged, cut
 from include.spark.rendering import rendered, task_share, tolerant
 from include.spark.session import require_java, spark_fault
 from include.spark.shipping import code_zip
-from include.warehouses.spark import bound, master_of, source_of
+from include.warehouses.spark import bound, executors_reach, master_of, source_of
 
 CLUSTER = "spark://spark.example.org:7077"
 K8S = "k8s://https://api.example.org:6443"
@@ -255,3 +256,24 @@ def test_values_take_the_place_of_names_and_text_stays_text() -> None:
     )
     with pytest.raises(PermanentError, match=r"asks for \$tomorrow"):
         bound("SELECT $tomorrow", params)
+
+
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 50))
+def test_parts_are_cut_at_the_same_rows_however_they_lie_in_partitions(
+    sizes: list[int], part_rows: int
+) -> None:
+    staged = [Staged(n, 0, f"file:///{n}", rows) for n, rows in enumerate(sizes)]
+    parts = [part.of for part in cut(staged, part_rows)]
+    rows = [[(s.uri, s.offset + row) for s in part for row in range(s.rows)] for part in parts]
+    stream = [(file.uri, row) for file in staged for row in range(file.rows)]
+    assert [row for part in rows for row in part] == stream
+    assert all(len(part) == part_rows for part in rows[:-1])
+    assert not rows or 0 < len(rows[-1]) <= part_rows
+
+
+def test_executors_write_the_parts_where_they_reach_the_workspace() -> None:
+    assert executors_reach("local[*]", "file:///here", None)
+    assert executors_reach(CLUSTER, "s3://bucket/workspace", None)
+    assert not executors_reach(CLUSTER, "file:///here", None)
+    assert executors_reach(CLUSTER, "file:///shared", "executors")
+    assert not executors_reach(CLUSTER, "s3://bucket/workspace", "driver")

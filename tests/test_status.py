@@ -174,6 +174,40 @@ def test_a_published_partition_is_stale_no_longer_once_it_was_run_again(tiny):
     assert (after.state, after.model_version) == ("published", version)
 
 
+def test_a_date_that_a_person_rolled_back_is_not_called_stale_and_left_by_only_stale(tiny):
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 5.0}}})
+    assert run(tiny.day).error is None
+    better = tiny.register_model(seed=7)
+    assert run(tiny.day).error is None
+    day = str(tiny.day)
+    said = invoke("rollback", "tiny", "--date", day, "--by", "anna", "--reason", "too many")
+    assert said.exit_code == 0, said.output
+    (found,) = status_of("tiny", tiny.day, tiny.day, NOW, offline=False).states
+    assert (found.state, found.model_version) == ("rolled back", "1")
+    by, model = found.reasons
+    assert by.startswith("rolled back by anna at ") and by.endswith(": too many")
+    assert model == f"other model: made by version 1, production is {better} now"
+    calendar = invoke("status", "tiny", "--from", day, "--to", day).stdout
+    assert "◀ 1 rolled back" in calendar and "by anna at" in " ".join(calendar.split())
+    chosen = {
+        only: len(plan_backfill("tiny", tiny.day, tiny.day, only, NOW).partitions)
+        for only in ("missing", "stale", "all")
+    }
+    assert chosen == {"missing": 0, "stale": 0, "all": 1}
+    # With the alias pointed back, a run makes what readers have.
+    pinned = RegisteredModel(tiny.model, "1", "production", "", None)
+    assert states_of(tiny, pinned) == ["published"]
+
+
+def states_of(world: World, model: RegisteredModel) -> list[str]:
+    pipeline, workspace = world.pipeline(), Workspace(world.workspace, "tiny")
+    store = open_store(pipeline.config.predictions, workspace.predictions())
+    runs = past_runs(workspace, pipeline.config)
+    partitions = [Partition.containing(world.day, "day")]
+    found = partition_states(pipeline, workspace, store, partitions, runs, model)
+    return [each.state for each in found]
+
+
 def test_a_run_without_an_end_is_said_to_have_none(tiny):
     outcome = run(tiny.day)
     folder = Path(tiny.workspace.removeprefix("file://")) / "tiny"
@@ -276,10 +310,10 @@ def test_days_that_lie_in_the_future_or_are_swapped_are_refused_in_one_line(here
     ],
 )
 def test_a_calendar_of_any_grain_fits_in_80_columns(here, grain: Grain, first, last, row):
-    kinds: list[State] = ["published", "stale", "held", "failed", "missing"]
+    kinds: list[State] = ["published", "stale", "rolled back", "held", "failed", "missing"]
     partitions = partitions_between(first, last, grain)
     found = tuple(
-        PartitionState(partition=each, state=kinds[index % 5], reasons=("a reason that is long",))
+        PartitionState(partition=each, state=kinds[index % 6], reasons=("a reason that is long",))
         for index, each in enumerate(partitions)
     )
     pipeline = here.pipeline()
@@ -292,7 +326,7 @@ def test_a_calendar_of_any_grain_fits_in_80_columns(here, grain: Grain, first, l
     assert max(len(line) for line in shown.splitlines()) <= 80
     calendar = [line for line in shown.splitlines() if re.match(r"  \d[\d-]+  ", line)]
     assert calendar[0].split()[0] == row
-    assert sum(line.count(mark) for line in calendar for mark in "■◪?✗·") == len(partitions)
+    assert sum(line.count(mark) for line in calendar for mark in "■◪◀?✗·") == len(partitions)
 
 
 def test_a_partition_that_was_published_is_left_by_only_missing(here):

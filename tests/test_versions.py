@@ -333,7 +333,8 @@ def test_a_rollback_and_what_the_next_runs_make_of_it(changing: World, versions:
     # The same inputs again do not bring the bad version back, and the run says why.
     again = shell("run", "tiny", "--date", str(DAY), "--json", env=changing.env)
     assert again.returncode == 1
-    assert "a person rolled back from version" in " ".join(again.stderr.split())
+    said = " ".join(again.stderr.split())
+    assert re.search(rf"version {bad} was rolled back by anna at \S+ \S+ UTC: too many", said), said
     assert json.loads(again.stdout)["state"] == "failed"
     assert current(DAY) == old
 

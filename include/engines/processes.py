@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from include import object_stores
 from include.errors import PermanentError, TransientError
 from include.receipts import record_failure
 from include.run import Part, Receipt
@@ -112,7 +113,9 @@ class _Process:
     ) -> _Process:
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_work, args=(job.model_dump_json(), theirs, prepare), name="score"
+            target=_work,
+            args=(job.model_dump_json(), theirs, prepare, object_stores.known()),
+            name="score",
         )
         # Ctrl-C reaches a process that is still starting, which would tell of it in a traceback.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -153,8 +156,17 @@ class _Process:
             self.process.join()
 
 
-def _work(job_json: str, pipe: Connection, prepare: Callable[[], object]) -> None:
-    """Score parts from the pipe until it closes; answer with receipts and errors."""
+def _work(
+    job_json: str,
+    pipe: Connection,
+    prepare: Callable[[], object],
+    stores: dict[str, dict[str, str]],
+) -> None:
+    """Score parts from the pipe until it closes; answer with receipts and errors.
+
+    `stores` is what the parent knows of object stores: here is no orchestrator to ask.
+    """
+    object_stores.use(stores)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of it, and ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from include.engines.worker import Worker

@@ -24,7 +24,7 @@ from include.run import Part, Receipt
 from include.scoring import ScoringJob
 from include.spark.rendering import is_connect, rendered
 from include.spark.session import spark_fault, spark_session, use_python
-from include.spark.shipping import code_zip
+from include.spark.shipping import ship_code
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,16 +55,19 @@ class Spark:
         name = f"daybreak {job.pipeline} {job.as_of} {job.version}"
         with spark_session(config.master, settings, name) as spark:
             use_python(spark, config.master, config.packaging.python)
-            if is_connect(config.master):
-                spark.addArtifacts(str(code_zip()), pyfile=True)
-            else:
-                spark.sparkContext.addPyFile(str(code_zip()))
+            ship_code(spark, config.master)
             running = _Job(spark, Task(job.model_dump_json(), _as_json(parts)), self._tasks(spark))
             running.start(len(parts))
+            patience = CANCEL_SECONDS
             try:
                 yield from _watched(job, parts, running)
+            except (Exception, GeneratorExit):
+                raise
+            except BaseException:  # Ctrl-C or SIGTERM: tasks end with the session
+                patience = 0
+                raise
             finally:
-                running.end(classic=not is_connect(config.master))
+                running.end(patience, classic=not is_connect(config.master))
 
     def _tasks(self, spark: SparkSession) -> int:
         """How many tasks the executors' cores are worth."""
@@ -102,13 +105,13 @@ class _Job:
         finally:
             self.done.set()
 
-    def end(self, *, classic: bool) -> None:
-        """Cancel what still runs, and return once no task does."""
+    def end(self, patience_seconds: float, *, classic: bool) -> None:
+        """Cancel what still runs, and return once no task does, or patience is at an end."""
         try:
             if not self.done.is_set():
                 self.spark.interruptTag(self.tag)
-                self.done.wait(CANCEL_SECONDS)
-            deadline = time.monotonic() + CANCEL_SECONDS
+                self.done.wait(patience_seconds)
+            deadline = time.monotonic() + patience_seconds
             while classic and _running_tasks(self.spark) and time.monotonic() < deadline:
                 time.sleep(0.05)
         except Exception as error:  # noqa: BLE001 - what ended the scoring matters, not this

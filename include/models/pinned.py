@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from include import storage
 from include.errors import CorruptData
+from include.local_files import is_unfinished
 from include.run import ModelVersion, Value
 from include.settings import settings
 from include.stored import load
@@ -146,5 +147,5 @@ def _files(folder: Path) -> list[str]:
         name
         for name in names
         # A plan that was killed while it copied the model leaves half a file beside the whole one.
-        if PurePosixPath(name).name != _NOT_THE_MODEL and not storage.is_unfinished(name)
+        if PurePosixPath(name).name != _NOT_THE_MODEL and not is_unfinished(name)
     )

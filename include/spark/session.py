@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from include.errors import BadConfig, DaybreakError, PermanentError, TransientError
@@ -23,6 +25,8 @@ log = logging.getLogger("daybreak")
 
 # How long the JVM may take to end once nothing needs it.
 JVM_GRACE_SECONDS = 10.0
+
+_TABLES = "spark.sql.warehouse.dir"
 
 # pyspark writes each refused query here, with the JVM's whole stack; our errors have its reason.
 logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
@@ -40,15 +44,19 @@ def spark_session(
     its JVM with it. Raises BadConfig where Java or a package is missing, TransientError where the
     master does not answer; `where` is where the master is written.
     """
-    if is_connect(master):
-        spark, ours = _connect(master, conf, where), True
-    else:
-        spark, ours = _classic(tolerant(master), conf, name, where)
-    try:
-        yield spark
-    finally:
-        if ours:
-            _stop(spark, classic=not is_connect(master))
+    # Where Spark makes a folder for tables of its own, of which we have none; its default is the
+    # folder in which this process happens to be.
+    with tempfile.TemporaryDirectory(prefix="daybreak-spark-") as scratch:
+        if is_connect(master):
+            spark, ours = _connect(master, conf, where), True
+        else:
+            own = {_TABLES: Path(scratch).as_uri()} | dict(conf)
+            spark, ours = _classic(tolerant(master), own, name, where)
+        try:
+            yield spark
+        finally:
+            if ours:
+                _stop(spark, classic=not is_connect(master))
 
 
 def use_python(spark: SparkSession, master: str, python: str | None) -> None:
@@ -128,7 +136,9 @@ def _classic(
             )
         return SparkSession.builder.getOrCreate(), False
     builder = SparkSession.builder.appName(name)
-    if not spark_submitted():
+    if spark_submitted():
+        builder = builder.config(_TABLES, conf[_TABLES])
+    else:
         require_java(where)
         builder = builder.master(master)
         for key, value in conf.items():

@@ -6,8 +6,13 @@ import tempfile
 import zipfile
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from include.settings import PROJECT
+from include.spark.rendering import is_connect
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 PACKAGES = ("include", "tasks")
 # The same code is the same zip: no times of files in it.
@@ -32,6 +37,14 @@ def code_zip() -> Path:
         for name, content in _sources():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), content, zipfile.ZIP_DEFLATED)
     return file
+
+
+def ship_code(spark: SparkSession, master: str) -> None:
+    """Give the executors of this session the code."""
+    if is_connect(master):
+        spark.addArtifacts(str(code_zip()), pyfile=True)
+    else:
+        spark.sparkContext.addPyFile(str(code_zip()))
 
 
 def _sources() -> list[tuple[str, bytes]]:

@@ -82,7 +82,8 @@ class Version(Value):
 
     `decision` is the rollback that made it current the last time, None where a run did; `approval`
     is the person's approval that a run's version was held for, None where it needed none.
-    `rolled_back` says that a person rolled back from it and nobody took that back.
+    `rolled_back` says that a person rolled back from it and nobody took that back, `rolled_back_by`
+    which rollback that was.
     `superseded_at` is when another version took its place.
     """
 
@@ -97,6 +98,7 @@ class Version(Value):
     decision: Decision | None = None
     approval: Decision | None = None
     rolled_back: bool = False
+    rolled_back_by: Decision | None = None
     superseded_at: dt.datetime | None = None
 
 
@@ -189,6 +191,12 @@ class Store(Protocol):
 
     def current_versions(self) -> dict[dt.date, str]:
         """The current version of each date that has one: one look at the table for all of them."""
+
+    def rollbacks(self, dates: Sequence[dt.date]) -> dict[dt.date, Decision]:
+        """The rollback by which a date has what readers see, for those dates where one did it.
+
+        One look at the table for all of them.
+        """
 
     def versions(self, as_of: dt.date) -> list[Version]:
         """Every committed version of a date that is still stored, by its last commit."""

@@ -14,6 +14,7 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 COMMIT_ATTEMPTS = 40
 LONGEST_WAIT_SECONDS = 1.0
+READERS = 16  # of small records, which wait for the storage
 UNFINISHED_AFTER = dt.timedelta(days=2)  # no write of one file takes as long
 
 
@@ -157,6 +159,7 @@ class Table:
             except Exception as error:
                 raise delta_log.translated(error, self.root) from error
             self.history.append(move)
+            self._checkpoint(move)
             return rule.outcome(move, self.root, move.table_version, published=True, note=note)
         raise TransientError(
             f"other writers were faster than all {COMMIT_ATTEMPTS} commits of version "
@@ -164,6 +167,18 @@ class Table:
             where=self.root,
             do="run fewer partitions of this pipeline at the same time",
         )
+
+    def _checkpoint(self, move: Commit) -> None:
+        """Every few moves, so that loading the table stays quick until the daily upkeep."""
+        if move.table_version % delta_log.CHECKPOINT_EVERY:
+            return
+        table = delta_log.load(self.root)
+        if table is None:
+            return
+        try:
+            delta_log.checkpoint(table)
+        except Exception as error:
+            raise delta_log.translated(error, self.root) from error
 
     def current(self, as_of: dt.date) -> Version | None:
         table = delta_log.load(self.root)
@@ -176,6 +191,19 @@ class Table:
     def current_versions(self) -> dict[dt.date, str]:
         table = delta_log.load(self.root)
         return delta_log.all_held(table) if table is not None else {}
+
+    def rollbacks(self, dates: Sequence[dt.date]) -> dict[dt.date, Decision]:
+        table = delta_log.load(self.root)
+        held = delta_log.all_held(table) if table is not None else {}
+
+        def decision(as_of: dt.date) -> tuple[dt.date, Decision | None]:
+            assert table is not None
+            commit = self._commit_of(table, as_of, held[as_of])
+            return as_of, commit.decision
+
+        with ThreadPoolExecutor(READERS) as readers:
+            found = readers.map(decision, [as_of for as_of in dates if as_of in held])
+            return {as_of: by for as_of, by in found if by is not None}
 
     def versions(self, as_of: dt.date) -> list[Version]:
         """Every committed version of a date that is stored, by its last commit, oldest first."""
@@ -276,15 +304,19 @@ class Table:
     def _current_commit(
         self, table: DeltaTable, as_of: dt.date, *, restore: bool = False
     ) -> Commit | None:
-        """The commit that gave the date what it holds now; `restore` writes its record if missing.
+        """The commit that gave the date what it holds now; `restore` as for `_commit_of`."""
+        held = delta_log.held(table, as_of)
+        return self._commit_of(table, as_of, held, restore=restore) if held is not None else None
+
+    def _commit_of(
+        self, table: DeltaTable, as_of: dt.date, held: str, *, restore: bool = False
+    ) -> Commit:
+        """The commit that gave a date what it holds; `restore` writes its record if missing.
 
         Every writer restores the record of the commit that it supersedes, so that at most the
         last commit of a date has none: its writer died, or is about to write it. Delta's log has
         that one; where the log was cleaned up since, it is put together from the manifest.
         """
-        held = delta_log.held(table, as_of)
-        if held is None:
-            return None
         # Others may have committed, and recorded it, since the table was loaded.
         last = self.history.last_commit(as_of, table.version())
         if last is not None and last.version == held:

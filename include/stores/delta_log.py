@@ -5,6 +5,10 @@ With retries, Delta looks for conflicts itself and sees none where two writers p
 first version at once, since neither removes the other's files: readers would have both. Two that
 create the table at once would both be accepted too, the second one's columns in place of the
 first one's.
+
+delta-rs forces nothing to a disk. What a move wrote to the log is forced after it, and a checkpoint
+before anything that it stands for is deleted; delta-rs would do that the other way round, so that
+it writes none by itself here.
 """
 
 from __future__ import annotations
@@ -13,20 +17,23 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from include import storage
+from include import local_files, object_stores, storage
 from include.errors import CorruptData, DaybreakError, PermanentError, TransientError
 from include.stores.delta_schema import PARTITION_BY, schema_of
 from include.stores.history import Commit
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, PostCommitHookProperties
     from deltalake.transaction import AddAction
 
+# Loading a table reads every commit since its last checkpoint.
+CHECKPOINT_EVERY = 20
+
 # A VACUUM deletes a superseded or uncommitted file once it is this old; retention is Daybreak's
-# own. Loading a table reads every commit since its last checkpoint.
+# own.
 _CONFIGURATION = {
     "delta.deletedFileRetentionDuration": "interval 3650 days",
-    "delta.checkpointInterval": "20",
+    "delta.checkpointInterval": str(CHECKPOINT_EVERY),
 }
 
 
@@ -35,12 +42,30 @@ def load(uri: str) -> DeltaTable | None:
     from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
 
-    try:
-        return DeltaTable(uri)
-    except TableNotFoundError:
-        return None
-    except Exception as error:
-        raise translated(error, uri) from error
+    for attempt in (1, 2):
+        try:
+            return DeltaTable(uri, storage_options=object_stores.options(uri))
+        except TableNotFoundError:
+            return None
+        except Exception as error:
+            if attempt == 2 or not _forgot_checkpoint(uri):
+                raise translated(error, uri) from error
+    raise AssertionError("the second attempt returns or raises")
+
+
+def _forgot_checkpoint(uri: str) -> bool:
+    """Drop a checkpoint that a power cut emptied, and what says to read it; whether there was one.
+
+    delta-rs does not force it before it says so. The log that it stands for is still there:
+    `tidy` deletes that later than it forces the checkpoint.
+    """
+    folder = storage.local_path(storage.join(uri, "_delta_log"))
+    if folder is None:
+        return False
+    empty = [path for path in folder.glob("*.checkpoint.parquet") if path.stat().st_size == 0]
+    for path in (folder / "_last_checkpoint", *empty) if empty else ():
+        path.unlink(missing_ok=True)
+    return bool(empty)
 
 
 def create(uri: str, types: dict[str, str]) -> DeltaTable | None:
@@ -48,19 +73,22 @@ def create(uri: str, types: dict[str, str]) -> DeltaTable | None:
     from deltalake import CommitProperties, DeltaTable
 
     if (folder := storage.local_path(uri)) is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        local_files.make_folder(folder)
     try:
-        return DeltaTable.create(
+        table = DeltaTable.create(
             uri,
             schema=schema_of(types),
             partition_by=PARTITION_BY,
             configuration=_CONFIGURATION,
+            storage_options=object_stores.options(uri),
             commit_properties=CommitProperties(max_commit_retries=0),
         )
     except Exception as error:
         if load(uri) is None:
             raise translated(error, uri) from error
         return None
+    _force(uri, 0)
+    return table
 
 
 def held(table: DeltaTable | None, as_of: dt.date) -> str | None:
@@ -109,7 +137,9 @@ def swap(table: DeltaTable, actions: list[AddAction], types: dict[str, str], mov
             custom_metadata={"userMetadata": move.model_dump_json()},  # DESCRIBE HISTORY shows it
             max_commit_retries=0,
         ),
+        post_commithook_properties=_no_hooks(),
     )
+    _force(table.table_uri, move.table_version)
 
 
 def barrier(table: DeltaTable) -> None:
@@ -119,6 +149,7 @@ def barrier(table: DeltaTable) -> None:
     """
     from deltalake import CommitProperties
 
+    before = table.version()
     table.create_write_transaction(
         [],
         mode="append",
@@ -128,13 +159,40 @@ def barrier(table: DeltaTable) -> None:
             custom_metadata={"userMetadata": "daybreak: old versions are being deleted"},
             max_commit_retries=0,
         ),
+        post_commithook_properties=_no_hooks(),
     )
+    _force(table.table_uri, before + 1)
+
+
+def checkpoint(table: DeltaTable) -> None:
+    """Write what the table names into one file, from which it is loaded from now on."""
+    table.create_checkpoint()
+    _force(table.table_uri, table.version())
 
 
 def tidy(table: DeltaTable) -> None:
     """Write a checkpoint, and delete the log before it that is past its retention (30 days)."""
-    table.create_checkpoint()
+    checkpoint(table)
     table.cleanup_metadata()
+
+
+def _no_hooks() -> PostCommitHookProperties:
+    from deltalake import PostCommitHookProperties
+
+    return PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+
+def _force(uri: str, version: int) -> None:
+    """Force to the disk, where it is one, what a commit or a checkpoint of this version wrote."""
+    folder = storage.local_path(storage.join(uri, "_delta_log"))
+    if folder is None:
+        return
+    # A checkpoint before the file that says to read it.
+    for name in (f"{version:020d}.json", f"{version:020d}.checkpoint.parquet", "_last_checkpoint"):
+        if (path := folder / name).exists():
+            local_files.force(path)
+    local_files.force(folder)
+    local_files.force(folder.parent)
 
 
 def enable_features(table: DeltaTable, types: dict[str, str]) -> bool:
@@ -147,11 +205,13 @@ def enable_features(table: DeltaTable, types: dict[str, str]) -> bool:
     enabled = table.protocol().reader_features or ()
     if "timestamp_ntz" not in types.values() or "timestampNtz" in enabled:
         return False
+    before = table.version()
     table.alter.add_feature(
         TableFeatures.TimestampWithoutTimezone,
         allow_protocol_versions_increase=True,
         commit_properties=CommitProperties(max_commit_retries=0),
     )
+    _force(table.table_uri, before + 1)
     return True
 
 
@@ -181,6 +241,8 @@ def translated(error: Exception, uri: str) -> Exception:
     if isinstance(error, DaybreakError) or not isinstance(error, (DeltaError, OSError)):
         return error
     found = f"the Delta table failed: {(str(error) or type(error).__name__).splitlines()[0]}"
-    if isinstance(error, (DeltaProtocolError, PermissionError)):
+    # An object store that refuses the keys is an OSError of this text, whatever it answered.
+    refused = "lacked the necessary privileges" in str(error) or "Unauthenticated" in str(error)
+    if refused or isinstance(error, (DeltaProtocolError, PermissionError)):
         return PermanentError(found, where=uri, do="let this process read and write the table")
     return TransientError(found, where=uri, do="see that the storage is up and has room")

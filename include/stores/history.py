@@ -159,7 +159,7 @@ def versions_of(
             ordered[position],
             version == current,
             manifest_uri,
-            rolled_back=version in withdrawn,
+            rolled_back_by=withdrawn.get(version),
             superseded_at=ordered[position + 1].committed_at
             if position + 1 < len(ordered)
             else None,
@@ -173,7 +173,7 @@ def version_of(
     current: bool,
     manifest_uri: Callable[[dt.date, str], str],
     *,
-    rolled_back: bool = False,
+    rolled_back_by: Decision | None = None,
     superseded_at: dt.datetime | None = None,
 ) -> Version:
     """A version by the commit that made it current the last time."""
@@ -188,6 +188,7 @@ def version_of(
         manifest_uri=manifest_uri(commit.as_of, commit.version),
         decision=commit.decision,
         approval=commit.approval,
-        rolled_back=rolled_back,
+        rolled_back=rolled_back_by is not None,
+        rolled_back_by=rolled_back_by,
         superseded_at=superseded_at,
     )

@@ -75,14 +75,7 @@ def require_not_superseded(
     if current is None:
         return
     if manifest.version in current.withdrawn:
-        raise RolledBack(
-            f"version {manifest.version} was rolled back from "
-            f"{current.withdrawn[manifest.version]}; these rows, this model and "
-            f"this configuration are that version again, and {current.version} stays current",
-            do="point the model's alias to a better version or mend the features; if the version "
-            f"is right after all: daybreak rollback {manifest.pipeline} --date {manifest.as_of} "
-            f"--to {manifest.version}",
-        )
+        raise rolled_back(manifest, current.withdrawn[manifest.version], current.version)
     if current.planned_at <= planned_at:
         return
     by = f"of a run planned at {current.planned_at:%Y-%m-%d %H:%M:%S %Z}"
@@ -92,6 +85,17 @@ def require_not_superseded(
         f"version {current.version}, {by}, is current; {manifest.version}, of a run planned at "
         f"{planned_at:%Y-%m-%d %H:%M:%S %Z}, comes too late",
         do=_how_to_come_first(current.planned_at),
+    )
+
+
+def rolled_back(manifest: VersionManifest, decision: Decision, current: str | None) -> RolledBack:
+    """The error of a run that made the version again that a person rolled back from."""
+    return RolledBack(
+        f"version {manifest.version} was rolled back {decision}; these rows, this model and this "
+        f"configuration are that version again, and readers keep {current or 'what they have'}",
+        do="point the model's alias to a better version or mend the features; if the version "
+        f"is right after all: daybreak rollback {manifest.pipeline} --date {manifest.as_of} "
+        f"--to {manifest.version}",
     )
 
 

@@ -191,6 +191,15 @@ class Table:
         )
         return dict(found)
 
+    def rollbacks(self, dates: Sequence[dt.date]) -> dict[dt.date, Decision]:
+        wanted = set(dates)
+        commits = self._history.all_current()
+        return {
+            one.as_of: one.decision
+            for one in commits
+            if one.as_of in wanted and one.decision is not None
+        }
+
     def versions(self, as_of: dt.date) -> list[Version]:
         """Every committed version of a date that is stored, by its last commit, oldest first."""
         return self._kept(self._history.of_date(as_of), self._current_commit(as_of))

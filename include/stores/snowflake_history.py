@@ -86,6 +86,14 @@ class SnowflakeHistory:
         )
         return [Commit.model_validate_json(record) for (record,) in found]
 
+    def all_current(self) -> list[Commit]:
+        """The commits that the pointer names, of every date."""
+        found = self._session.run(
+            f"SELECT H.RECORD FROM {self._names.pointer} P "  # noqa: S608
+            f"JOIN {self._names.history} H ON H.N = P.N AND H.KIND = '{COMMITTED}'"
+        )
+        return [Commit.model_validate_json(record) for (record,) in found]
+
     def versions(self, entries: list[Entry], current: str | None) -> list[Version]:
         """One entry per version that was ever committed, by its last commit, the oldest first."""
         commits = [

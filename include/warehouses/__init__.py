@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from include.config import Warehouse as WarehouseConfig
 from include.connections import connection
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from include.engine_config import SparkGpu
+    from include.spark.parts import Written
 
 MEMBERS = ("duckdb", "snowflake", "spark")
 
@@ -38,6 +39,31 @@ class Warehouse(Protocol):
     def __enter__(self) -> Warehouse: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class PartsWarehouse(Warehouse, Protocol):
+    """One whose own machines may write the parts of a snapshot."""
+
+    def reaches(self, uri: str) -> bool:
+        """Whether its machines may write below `uri`."""
+
+    def prepare(self, sql: str, params: Mapping[str, dt.date], order_by: Sequence[str]) -> Query:
+        """As `Warehouse.read`, and no row is read yet."""
+
+
+class Query(Protocol):
+    """A query whose columns are known, and whose rows its warehouse writes."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    def write(self, files: str, part_rows: int) -> Written:
+        """Write the rows as parts of `part_rows` rows below the URI `files`.
+
+        The parts are those that `include.snapshots.write_snapshot` makes of the same rows, byte for
+        byte. Raises as `Warehouse.read` does.
+        """
 
 
 def open_warehouse(config: WarehouseConfig, gpu: SparkGpu | None = None) -> Warehouse:

@@ -7,9 +7,11 @@ The Airflow connection's host (and port) is the master: `local[*]`, `spark://hos
     tables     names for what lies at a path: {"visits": "s3a://lake/visits", "accounts":
                {"path": "s3a://lake/accounts", "format": "delta"}}
     packaging  python and archives, as in pipeline.yaml's engine
+    parts      who writes the snapshot's parts: `executors`, or the `driver`
 
-Rows are sorted and turned into Arrow by the executors, and arrive partition by partition: the
-driver holds two of them at most.
+Executors sort the rows and write them as the snapshot's parts, all at once, where they reach the
+workspace: on this machine, and in an object store. Elsewhere, or where the connection says so, the
+rows arrive at the driver partition by partition, which holds two of them at most.
 """
 
 from __future__ import annotations
@@ -18,16 +20,21 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
+from include import object_stores
 from include.connections import Connection
 from include.engine_config import SparkEngine, SparkGpu, SparkPackaging, SparkValue
 from include.errors import BadConfig, DaybreakError, PermanentError
 from include.section import Section
+from include.spark.parts import Written, write_parts
 from include.spark.rendering import is_local, rendered
 from include.spark.session import spark_fault, spark_session, use_python
+from include.spark.shipping import ship_code
+from include.storage import local_path
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -40,6 +47,9 @@ _WHERE = "features.sql"
 
 # SQLSTATE classes of what a query does wrong: data that do not fit, and syntax or names.
 _PERMANENT_STATES = re.compile(r"SQLSTATE: (22|42|0A|XXKD|KD)\w*|\bPARSE_SYNTAX_ERROR\b")
+
+
+Parts = Literal["executors", "driver"]
 
 
 def _as_table(given: Any) -> Any:
@@ -62,6 +72,7 @@ class Source(Section):
         Annotated[Table, BeforeValidator(_as_table)],
     ] = Field(default_factory=dict)
     packaging: SparkPackaging = SparkPackaging()
+    parts: Parts | None = None
 
 
 class SparkWarehouse:
@@ -73,6 +84,7 @@ class SparkWarehouse:
         settings = rendered(
             master, source.conf, gpu, archives=source.packaging.archives, query=True
         )
+        self._master, self._parts = master, source.parts
         self._stack = ExitStack()
         self._spark: SparkSession = self._stack.enter_context(
             spark_session(master, settings, f"daybreak extract {connection.id}", place)
@@ -92,6 +104,17 @@ class SparkWarehouse:
     ) -> pa.RecordBatchReader:
         import pyarrow as pa
 
+        query = self.prepare(sql, params, order_by)
+        return pa.RecordBatchReader.from_batches(
+            query.schema, _batches(query.ordered, query.schema)
+        )
+
+    def reaches(self, uri: str) -> bool:
+        return executors_reach(self._master, uri, self._parts)
+
+    def prepare(
+        self, sql: str, params: Mapping[str, dt.date], order_by: Sequence[str]
+    ) -> SparkQuery:
         text = bound(sql, params)
         try:
             frame = self._sql(text, params)
@@ -100,7 +123,7 @@ class SparkWarehouse:
         except Exception as error:  # noqa: BLE001 - Spark has kinds of its own for each client
             raise _translated(error) from None
         ordered = frame.orderBy(*(f"`{name}`" for name in order_by))
-        return pa.RecordBatchReader.from_batches(schema, _batches(ordered, schema))
+        return SparkQuery(self._spark, self._master, ordered, schema, tuple(order_by))
 
     def _sql(self, text: str, params: Mapping[str, dt.date]) -> DataFrame:
         try:
@@ -120,8 +143,36 @@ class SparkWarehouse:
         self.close()
 
 
+@dataclass(frozen=True)
+class SparkQuery:
+    """See `Query`; `ordered` are its rows in the order of the key."""
+
+    spark: SparkSession
+    master: str
+    ordered: DataFrame
+    schema: pa.Schema
+    key: tuple[str, ...]
+
+    def write(self, files: str, part_rows: int) -> Written:
+        try:
+            ship_code(self.spark, self.master)
+            return write_parts(self.spark, self.ordered, self.schema, self.key, part_rows, files)
+        except Exception as error:  # noqa: BLE001
+            raise _translated(error) from None
+
+
 def connect(connection: Connection, gpu: SparkGpu | None = None) -> SparkWarehouse:
     return SparkWarehouse(connection, gpu)
+
+
+def executors_reach(master: str, uri: str, parts: Parts | None) -> bool:
+    """Whether executors of `master` may write below `uri`; what the connection says goes first.
+
+    The machines of a cluster see no folder of this one, but where it is on a disk that they share.
+    """
+    if parts is not None:
+        return parts == "executors"
+    return is_local(master) or local_path(uri) is None
 
 
 def master_of(connection: Connection) -> str:
@@ -272,7 +323,7 @@ def _delta_files(spark: SparkSession, table: Table, place: str) -> DataFrame:
     from deltalake import DeltaTable
     from pyspark.sql.types import StructType
 
-    delta = DeltaTable(table.path)
+    delta = DeltaTable(table.path, storage_options=object_stores.options(table.path))
     needs = delta.protocol().min_reader_version
     if needs > 1:
         raise BadConfig(

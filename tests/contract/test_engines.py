@@ -36,7 +36,13 @@ from include.receipts import failures, receipts
 from include.run import Column, ModelVersion, Part, Receipt, SnapshotManifest
 from include.scoring import ScoringJob, load_job
 from include.settings import PROJECT
-from tests.spark_cluster import kept_session, on_cluster, on_this_machine, spark_cluster
+from tests.spark_cluster import (
+    connect_server,
+    kept_session,
+    on_cluster,
+    on_this_machine,
+    spark_cluster,
+)
 
 PARTS, PART_ROWS = 9, 40
 FEATURES = ("visits", "balance")
@@ -221,8 +227,9 @@ IN_PROCESS = ("local, one after another", "local, threads")
 
 # A JVM costs seconds of processor each: the smaller one is for the long tests.
 LOCAL_SPARK, SPARK_CLUSTER = "spark, local[2]", "spark, one master and two workers"
+CONNECT = "spark, Spark Connect"
 LONG = "DAYBREAK_LONG_TESTS" in os.environ
-SPARK = (LOCAL_SPARK, SPARK_CLUSTER) if LONG else (SPARK_CLUSTER,)
+SPARK = (LOCAL_SPARK, SPARK_CLUSTER, CONNECT) if LONG else (SPARK_CLUSTER,)
 
 
 @pytest.fixture(scope="module", params=[*ENGINES, *SPARK])
@@ -233,6 +240,10 @@ def engine(
     with ExitStack() as stack:
         if request.param in ENGINES:
             yield ENGINES[request.param]
+            return
+        if request.param == CONNECT:
+            folder = tmp_path_factory.mktemp("connect")
+            yield Spark(stack.enter_context(connect_server(folder))), "lightgbm"
             return
         config = on_this_machine()
         if request.param == SPARK_CLUSTER:

@@ -14,12 +14,15 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from include import storage
 from include.config import Warehouse as WarehouseConfig
 from include.connections import Connection
 from include.errors import PermanentError, TransientError
+from include.run import Run
 from include.warehouses import MEMBERS, Warehouse, open_warehouse
 from include.warehouses import duckdb as member
 from include.warehouses.duckdb import connect
+from include.workspace import Workspace
 from tests.fakesnow_account import CONNECTION, Account
 from tests.spark_cluster import kept_session, on_this_machine
 from tests.world import World
@@ -62,8 +65,15 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def lake_session() -> Iterator[None]:
-    """Spark on this machine, started once; the warehouse finds it and leaves it open."""
-    with kept_session(on_this_machine()):
+    """Spark on this machine, started once; the warehouse finds it and leaves it open.
+
+    Few rows stay spread over several partitions, as many rows would be.
+    """
+    conf = {
+        "spark.sql.shuffle.partitions": "5",
+        "spark.sql.adaptive.coalescePartitions.enabled": "false",
+    }
+    with kept_session(on_this_machine(conf=conf)):
         yield
 
 
@@ -234,20 +244,68 @@ def test_a_long_load_is_a_transient_error_that_names_the_file_and_the_writer(
             writer.kill()
 
 
+@pytest.fixture
+def lake_of(lake_session: None, tiny: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Makes `tiny` read its rows from a lake; `extra` goes into the connection."""
+    from tasks.plan import plan
+
+    lake = tiny.home / "lake"
+    tiny.execute(f"COPY accounts TO '{lake}' (FORMAT parquet, PARTITION_BY (event_date))")
+
+    def planned(**extra: Any) -> Run:
+        made = {"conn_type": "spark", "host": "local[2]",
+                "extra": {"tables": {"accounts": str(lake)}} | extra}  # fmt: skip
+        monkeypatch.setenv("AIRFLOW_CONN_LAKE_TEST", json.dumps(made))
+        tiny.configure({"warehouse": {"kind": "spark", "connection": "lake_test"}})
+        return plan(tiny.request(run=f"lake {extra}"))
+
+    return planned
+
+
 def test_a_lake_and_a_database_with_the_same_rows_give_the_same_snapshot(
-    lake_session: None, tiny: World, monkeypatch: pytest.MonkeyPatch
+    lake_of: Callable[..., Run], tiny: World
 ) -> None:
     from tasks.extract import extract
     from tasks.plan import plan
 
+    tiny.configure({"snapshot": {"part_rows": 7}})
     first = extract(plan(tiny.request(run="database")))
-    lake = tiny.home / "lake"
-    tiny.execute(f"COPY accounts TO '{lake}' (FORMAT parquet, PARTITION_BY (event_date))")
-    made = {"conn_type": "spark", "host": "local[2]", "extra": {"tables": {"accounts": str(lake)}}}
-    monkeypatch.setenv("AIRFLOW_CONN_LAKE_TEST", json.dumps(made))
-    tiny.configure({"warehouse": {"kind": "spark", "connection": "lake_test"}})
-    second = extract(plan(tiny.request(run="lake")))
-    assert (second.digest, second.uri, second.reused) == (first.digest, first.uri, True)
+    place = Workspace(tiny.workspace, tiny.name).snapshots(tiny.day)
+    files = {entry.uri for entry in storage.entries(place)}
+    for who in ("executors", "driver"):
+        found = extract(lake_of(parts=who))
+        assert (found.digest, found.uri, found.reused) == (first.digest, first.uri, True), who
+        assert {entry.uri for entry in storage.entries(place)} == files, who
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        # With parts of seven rows the second (1003, 'store') is the first row of a part.
+        (
+            "SELECT * FROM accounts WHERE event_date = $as_of UNION ALL "
+            "SELECT * FROM accounts WHERE event_date = $as_of AND account_id = 1003",
+            "account_id=1003, channel='store'. stands twice",
+        ),
+        (
+            "SELECT *, account_id / (account_id - 1149) AS n FROM accounts "
+            "WHERE event_date = $as_of",
+            "DIVIDE_BY_ZERO",
+        ),
+        ("SELECT * FROM accounts WHERE event_date < $as_of - 999", "the query gave no rows"),
+    ],
+)
+def test_a_lakes_rows_that_make_no_snapshot_leave_none(
+    lake_of: Callable[..., Run], tiny: World, query: str, message: str
+) -> None:
+    from tasks.extract import extract
+
+    tiny.configure({"snapshot": {"part_rows": 7}})
+    (tiny.folder / "features.sql").write_text(query, "utf-8")
+    with pytest.raises(PermanentError, match=message):
+        extract(lake_of())
+    place = Workspace(tiny.workspace, tiny.name).snapshots(tiny.day)
+    assert [entry.uri for entry in storage.entries(place)] == []
 
 
 def test_a_delta_table_of_a_lake_is_read_without_its_jar(

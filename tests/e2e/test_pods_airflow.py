@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -126,10 +128,12 @@ PIPELINES: dict[str, dict[str, Any]] = {"triggerer": {}, "worker": {"deferrable"
 
 
 @pytest.fixture(scope="module")
-def deployment(
-    built_world: World, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Deployment]:
-    with running_cluster(request.config) as cluster:
+def deployment(built_world: World, request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    # Not below pytest's own folder: a second session closes that to others, PostgreSQL among them.
+    with (
+        running_cluster(request.config) as cluster,
+        tempfile.TemporaryDirectory(prefix="daybreak-airflow-") as folder,
+    ):
         world = copy_world(built_world, cluster.shared / "world")
         pod_pipelines(world, cluster, PIPELINES)
         overrides = airflow_environment(world, cluster) | {
@@ -139,7 +143,7 @@ def deployment(
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        home = tmp_path_factory.mktemp("airflow")
+        home = Path(folder)
         with (
             LocalAirflow(home, port=port, overrides=overrides) as airflow,
             pytest.MonkeyPatch.context() as patch,

@@ -22,6 +22,7 @@ from include import storage
 from include.pipeline import load_pipeline
 from include.stores import open_store
 from include.workspace import Workspace, run_id_of
+from tests.inbox import Inbox
 from tests.pod_cluster import PROJECT, PodCluster, running_cluster
 from tests.pod_hooks import (
     FIRST,
@@ -32,6 +33,7 @@ from tests.pod_hooks import (
     pod_pipelines,
     write_hooks,
 )
+from tests.test_poison_run import Churn, register
 from tests.world import ROWS, World, copy_world
 
 pytestmark = [
@@ -51,7 +53,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "evicted": {"ephemeral_storage": "32Mi"},
     "deleted": {},
     "no_image": {"image": "localhost/none:9"},
+    "poisoned": {},
 }
+# The model of this alias raises on one row, and none may be left out.
+POISONED = {"model": {"alias": "picky"}, "gate": {"max_quarantined_share": 0}}
 
 
 @dataclass
@@ -62,6 +67,8 @@ class Outcome:
     run_id: str
     state: str
     tasks: dict[str, dict[str, Any]]
+    log: Path
+    messages: list[dict[str, Any]]
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -88,10 +95,11 @@ class Outcome:
 def outcomes(
     built_world: World, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Outcome]]:
-    with running_cluster(request.config) as cluster:
+    with running_cluster(request.config) as cluster, Inbox() as inbox:
         shared = cluster.shared
         world = copy_world(built_world, shared / "world")
-        pod_pipelines(world, cluster, SECTIONS)
+        pod_pipelines(world, cluster, SECTIONS, {"poisoned": POISONED})
+        register(world, Churn((poison(world)["balance"],)), alias="picky")
         write_hooks(cluster, [])
         released = shared / "released"
         hooks = {
@@ -110,11 +118,12 @@ def outcomes(
             "evicted": "evicted",
             "deleted": "deleted",
             "no image": "no_image",
+            "poisoned": "poisoned",
         }
         home = tmp_path_factory.mktemp("airflow")
         plan = {
             "home": str(home),
-            "env": airflow_environment(world, cluster),
+            "env": airflow_environment(world, cluster) | {"DAYBREAK_NOTIFY": inbox.url},
             "runs": [
                 {
                     "name": name,
@@ -151,9 +160,20 @@ def outcomes(
             assert time.monotonic() < until, left
             time.sleep(0.5)
         yield {
-            name: Outcome(world, cluster, pipeline, **found[name])
+            name: Outcome(world, cluster, pipeline, **found[name], log=log, messages=inbox.messages)
             for name, pipeline in names.items()
         }
+
+
+def poison(world: World) -> dict[str, Any]:
+    """A row that a pod has among others, with the part that it is in; balances are unique."""
+    rows = world.execute(
+        "SELECT account_id, channel, balance, count(*) OVER (PARTITION BY balance) "
+        f"FROM accounts WHERE event_date = '{world.day}' ORDER BY account_id, channel"
+    )
+    at = next(at for at in range(210, ROWS) if rows[at][2] is not None and rows[at][3] == 1)
+    account, channel, balance, _ = rows[at]
+    return {"part": at // 50, "key": f"account_id={account}, channel={channel}", "balance": balance}
 
 
 def pods_of(cluster: PodCluster) -> list[str]:
@@ -204,6 +224,32 @@ def test_one_pod_that_fails_fails_the_run_in_its_words_and_at_once(
     assert run.tries(1) == 1
     assert "the hook says no" in json.dumps(run.report)
     assert run.report["state"] == "failed"
+
+
+def test_what_a_pod_failed_on_reaches_airflows_log_the_report_and_whoever_is_told(
+    outcomes: dict[str, Outcome],
+) -> None:
+    run = outcomes["poisoned"]
+    assert run.state == "failed" and run.states == ("success", "failed", "failed")
+    assert run.tries(1) == 1
+    row = poison(run.world)
+    (told,) = [each for each in run.messages if each["title"].startswith("poisoned ")]
+    log = run.log.read_text("utf-8", "replace")
+    for place, text in {
+        "the log of the pod's task": "\n".join(
+            line for line in log.splitlines() if "AirflowFailException" in line
+        ),
+        "the pod's own log": "\n".join(line for line in log.splitlines() if '"state"' in line),
+        "the report": json.dumps(run.report),
+        "the message": told["message"],
+    }.items():
+        said = " ".join(text.split())
+        for words in (
+            f"part {row['part']}",
+            row["key"],
+            f"a balance of {row['balance']:.6f} is not in my table",
+        ):
+            assert words in said, (place, said[-3000:])
 
 
 def test_what_the_other_pods_finished_is_not_scored_again(outcomes: dict[str, Outcome]) -> None:

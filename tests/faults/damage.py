@@ -47,16 +47,16 @@ def replace(pattern: str, by: str) -> None:
 
 def limit_files(size: int) -> None:
     """From now on no object that is written may grow beyond `size` bytes; the log still may."""
-    import obstore
+    from include import storage
 
-    real = obstore.put
+    real = storage._put
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    def limited(*args: Any, **options: Any) -> Any:
+    def limited(*args: Any, **options: Any) -> bool:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         try:
             return real(*args, **options)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
-    obstore.put = limited
+    storage._put = limited

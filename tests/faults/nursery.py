@@ -9,6 +9,7 @@ In:  {"id", "argv", "env", "out"} and what is to happen to it, one a line:
      "kill_at" a point, see points.py, or "kill_after" seconds; "trace", a file for its points
      "act_at" a point: damage.py's function "act" is called there with "arguments"
      "clock", seconds by which its clock is wrong
+     "journal", a file for what it forces to the disk, see power.py
      "call": "module:function", "arguments": a function of the tests instead of a command
 Out: {"id", "pid"} when it started, {"id", "status", "cpu"} when it ended
 """
@@ -24,6 +25,7 @@ import sys
 import time
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 _OURS = ("DAYBREAK_", "AIRFLOW_CONN_", "AWS_", "MLFLOW_TRACKING_URI")
@@ -49,7 +51,12 @@ def preload() -> None:
         *("include.gates.validation", "include.gates.suite", "include.gates.quarantine"),
         *("include.scorers.lightgbm", "include.engines.local", "include.stores.delta"),
         *("include.warehouses.duckdb", "include.drift.numbers", "tests.faults.points"),
-        *("tests.staged_versions", "tests.faults.publishers", "include.drift.references"),
+        *(
+            "tests.staged_versions",
+            "tests.faults.publishers",
+            "tests.faults.power",
+            "include.drift.references",
+        ),
     ):
         import_module(module)
 
@@ -131,6 +138,10 @@ def _live(job: dict[str, Any]) -> int:
         from tests.faults.points import shift_clock
 
         shift_clock(job["clock"])
+    if job.get("journal"):
+        from tests.faults.power import record
+
+        record(Path(job["journal"]))
     if job.get("kill_at") or job.get("trace") or job.get("act_at"):
         _mark_points(job)
     if "call" in job:

@@ -3,8 +3,8 @@
 `install` puts a small wrapper around the functions through which every step, every write, every
 deletion and every Delta transaction goes, in this process only. Each passes two points, "before"
 and "after" it. A written object has a third one between them: "torn", when half of it is on the
-disk under the name that it has until it is whole (seen with strace on obstore 0.12 and deltalake
-1.6: <name>#1, then rename or link).
+disk under the name that it has until it is whole (<name>#1, then rename or link; deltalake 1.6 does
+the same, seen with strace).
 
 A point's name is stable from run to run: "score: after put scores/as_of=…/*/part-00001.json". What
 comes again under the same name is counted: "… (2)".
@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 STEPS = ("plan", "extract", "gate", "score", "publish", "drift", "report")
 
@@ -103,19 +103,20 @@ class Points:
             setattr(module, name, stepping)
 
     def within_puts(self) -> None:
-        import obstore
+        from include import storage
 
-        real = obstore.put
+        real = storage._put
 
-        def putting(store: Any, key: str, data: bytes, **options: Any) -> Any:
+        def putting(uri: str, data: bytes, *, replace: bool) -> bool:
+            key = unquote(urlsplit(uri).path).lstrip("/")
             name = self.short(key)
             self.meet(f"before put {name}")
             self.torn(key, name, data)
-            result = real(store, key, data, **options)
+            result = real(uri, data, replace=replace)
             self.meet(f"after put {name}")
             return result
 
-        obstore.put = putting
+        storage._put = putting
 
     def torn(self, key: str, name: str, data: bytes) -> None:
         """What a kill inside of a put leaves on a disk: half an object under its first name."""
@@ -147,7 +148,8 @@ def install(
     points.within_steps()
     points.within_puts()
     points.around(obstore, "delete", lambda _, key: f"delete {points.short(key)}")
-    for name in ("create", "enable_features", "swap", "barrier", "tidy"):
+    points.around(delta_log, "_force", lambda *_: "Delta's force")
+    for name in ("create", "enable_features", "swap", "barrier", "checkpoint", "tidy"):
         points.around(delta_log, name, lambda *_, _name=name: f"Delta's {_name}")
     for name in ("create_checkpoint", "cleanup_metadata"):
         points.around(DeltaTable, name, lambda *_, _name=name: f"Delta's {_name}")

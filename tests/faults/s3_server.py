@@ -8,6 +8,7 @@ every Nth request and answer 503; 0 ends it.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -21,18 +22,19 @@ from urllib.parse import parse_qs
 from include.settings import PROJECT
 
 BUCKET = "daybreak"
+KEY = SECRET = "test"
 
 
 class Server:
     """A running server; `env` is what a process needs to use it."""
 
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, port: int, key: str = KEY, secret: str = SECRET) -> None:
+        self.url, self.key, self.secret = f"http://127.0.0.1:{port}", key, secret
         self.env = {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_REGION": "us-east-1",
         }
 
@@ -46,18 +48,40 @@ class Server:
 
 
 @contextmanager
-def running() -> Iterator[Server]:
+def running(*, guarded: bool = False) -> Iterator[Server]:
+    """A server of its own; one that is `guarded` lets only its one user in, by key and signature.
+
+    moto asks nobody for the first few requests: those that make the bucket and the user.
+    """
+    unasked = {"INITIAL_NO_AUTH_ACTION_COUNT": "4"} if guarded else {}
     with subprocess.Popen(
         [sys.executable, "-m", "tests.faults.s3_server"],
         cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=os.environ | unasked,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         try:
             server = Server(int(process.stdout.readline()))
             server.make_bucket()
-            yield server
+            yield Server(int(server.url.rpartition(":")[2]), *_user(server)) if guarded else server
         finally:
             process.kill()
+
+
+def _user(server: Server) -> tuple[str, str]:
+    """A user who may do everything with the bucket: the key and the secret."""
+    import boto3
+
+    iam = boto3.client(
+        "iam", endpoint_url=server.url, region_name="us-east-1",
+        aws_access_key_id=KEY, aws_secret_access_key=SECRET,
+    )  # fmt: skip
+    iam.create_user(UserName=BUCKET)
+    every = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [every]})
+    iam.put_user_policy(UserName=BUCKET, PolicyName=BUCKET, PolicyDocument=policy)
+    made = iam.create_access_key(UserName=BUCKET)["AccessKey"]
+    return made["AccessKeyId"], made["SecretAccessKey"]
 
 
 class Faulty:

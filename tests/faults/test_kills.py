@@ -22,6 +22,7 @@ from include.settings import PROJECT
 from include.stores import Store, open_store
 from include.workspace import Workspace
 from tests.faults.commands import Nursery
+from tests.faults.power import Disk
 from tests.faults.publishers import register
 from tests.faults.watching import Watch, shown
 from tests.world import NAME, World, copy_world
@@ -97,6 +98,9 @@ class Scene:
             listed = self.store().versions(self.world.day)
             assert sum(version.current for version in listed) == 1
         self.reads += sum(watch.seen.values())
+
+    def command_once(self, **how: object) -> int:
+        return self.nursery.run(self.world.env, *self.command, **how).wait()
 
     def _kill(self, moment: str | float) -> None:
         how = {"kill_at": moment} if isinstance(moment, str) else {"kill_after": moment}
@@ -290,6 +294,32 @@ def test_an_upkeep_that_is_killed_and_repeated_leaves_nothing_and_harms_nothing(
     upkeep: Scene,
 ) -> None:
     kill_everywhere(upkeep, 6, chain=1)
+
+
+@pytest.mark.parametrize("lost", ["bytes", "names and bytes"])
+def test_a_machine_that_loses_its_power_in_a_run_or_after_it_keeps_what_was_published(
+    another: Scene, tmp_path: Path, lost: str
+) -> None:
+    """What nobody forced to the disk is gone; readers have the version before or the one after."""
+    # Where something is written and not forced yet; elsewhere there is nothing to lose.
+    unsafe = [point for point in another.points if "before Delta's force" in point]
+    others = [point for point in another.points if point not in unsafe]
+    chosen = [*unsafe, *spread(others, 3), None]
+    files = 0
+    for number, moment in enumerate(chosen):
+        another.reset()
+        journal, disk = tmp_path / f"{number}", Disk.of(another.workspace)
+        status = another.command_once(kill_at=moment, journal=str(journal))
+        assert status == (0 if moment is None else KILLED), moment
+        disk.add(journal)
+        files += disk.cut(another.workspace, names=lost != "bytes")
+        seen = shown(another.store(), another.world.day)
+        assert seen in ({another.after} if moment is None else {another.before, another.after})
+        another.killed()
+        another.kills[f"power: {moment}"] += 1
+    assert files
+    print(f"{files} files lost")
+    tell(another)
 
 
 def test_a_run_that_is_killed_at_random_moments_and_run_again_is_one_whole_run(

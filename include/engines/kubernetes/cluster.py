@@ -205,13 +205,12 @@ def _load(access: Access, settings: Any) -> str | None:
             access.kube_config, context=access.context, client_configuration=settings
         )
         return None
-    # The library reads KUBECONFIG once, when it is imported; which may be long ago.
-    file = access.kube_config_path or inherited_environment().get("KUBECONFIG")
+    file = access.kube_config_path or _kubeconfig()
     try:
         kube.load_kube_config(file, context=access.context, client_configuration=settings)
-    except kube.ConfigException:
-        if access.kube_config_path is not None:
-            raise
+    except kube.ConfigException as error:
+        if file is not None:
+            raise kube.ConfigException(f"{file}: {error}".rstrip(".")) from None
         try:
             return in_cluster()
         except (kube.ConfigException, OSError):
@@ -223,6 +222,25 @@ def _load(access: Access, settings: Any) -> str | None:
         namespace: str | None = active.get("context", {}).get("namespace")
         return namespace
     return None
+
+
+def kubeconfig_content() -> dict[str, Any] | None:
+    """What the files of KUBECONFIG say together, for one who takes no files; None for no file."""
+    from kubernetes.config.kube_config import KubeConfigMerger
+
+    file = _kubeconfig()
+    merged = KubeConfigMerger(file).config if file else None
+    if merged is None:
+        return None
+    content: dict[str, Any] = dict(merged.value)
+    for kind in ("clusters", "contexts", "users"):
+        content[kind] = [named.value for named in content[kind]]
+    return content
+
+
+def _kubeconfig() -> str | None:
+    """As it is now: the library reads it once, when it is imported, which may be long ago."""
+    return inherited_environment().get("KUBECONFIG") or None
 
 
 @contextmanager

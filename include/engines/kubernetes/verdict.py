@@ -40,7 +40,10 @@ def error_of(
         return record
     if fate.state == "failed":
         return PermanentError(
-            f"the pod of the parts {parts} failed: {fate.words}", where=where, do="see its log"
+            f"the pod of the parts {parts} failed before part {missing[0].index} was finished: "
+            f"{fate.words}",
+            where=where,
+            do="see its log",
         )
     return record or TransientError(
         f"the pod of the parts {parts} was lost: "

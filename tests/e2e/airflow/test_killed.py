@@ -1,0 +1,32 @@
+"""A scheduler that dies in the middle of a run, alone and with all that it had started."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from tests.e2e.airflow.deployment import Deployment
+from tests.e2e.airflow.readers import require_one_whole_version
+from tests.world import ROWS
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+ORPHANED = "orphaned"
+DAY = dt.date(2026, 1, 25)
+
+
+def test_a_run_whose_scheduler_is_killed_twice_ends_green_with_one_whole_version(
+    airflow: Deployment,
+) -> None:
+    airflow.add(ORPHANED, {"schedule": {"cron": None, "deadline": None}})
+    run = airflow.trigger(ORPHANED, partition_date=str(DAY))
+    run.wait_for("extract", "running")
+    airflow.restart_scheduler(with_its_tasks=False)
+    run.wait_for("score", "running")
+    airflow.restart_scheduler(with_its_tasks=True)
+    assert run.ended() == "success", run.states
+    assert run.tasks["score"]["try_number"] > 1
+    assert run.report["state"] == "published"
+    assert require_one_whole_version(ORPHANED, DAY).rows_in == ROWS
+    assert set(airflow.airflow.health().values()) == {"healthy"}

@@ -1,0 +1,174 @@
+"""A night: the schedule fires and its deadline passes while a backfill is under way."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from daybreak.local_airflow import BACKFILL_POOL
+from include.partition import partitions_between
+from tests.e2e.airflow.deployment import DagRun, Deployment
+from tests.e2e.airflow.pages import Browser
+from tests.e2e.airflow.readers import require_one_whole_version
+from tests.world import FIRST_DAY, ROWS
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+NIGHTLY, HISTORY = "nightly_churn", "churn_history"
+ZONE = ZoneInfo("Europe/Berlin")
+PARALLEL = 3
+FIRST, LAST = FIRST_DAY + dt.timedelta(days=20), FIRST_DAY + dt.timedelta(days=29)
+DAYS = [each.as_of for each in partitions_between(FIRST, LAST, "day")]
+# The partition of the night's runs, whenever that is.
+TONIGHTS = FIRST_DAY + dt.timedelta(days=35)
+
+
+@dataclass(frozen=True)
+class Night:
+    """What was seen of the night, once all of it has ended."""
+
+    tick: dt.datetime
+    scheduled: DagRun
+    of_history: list[DagRun]
+    printed: dict[str, object]
+    exit_code: int
+    said: str
+
+
+@pytest.fixture(scope="module")
+def night(running: Deployment) -> Night:
+    """A backfill, and a run that the schedule starts at the next full minute."""
+    now = dt.datetime.now(ZONE)
+    # Its earlier ticks of the backfilled days lie before; the latest one is due as soon as the DAG
+    # is unpaused, which is a scheduled run of the very DAG that is backfilled.
+    last_tick = now - dt.timedelta(minutes=5)
+    running.add(HISTORY, schedule(last_tick, start=FIRST_DAY))
+    backfill = running.start_shell(
+        *("backfill", HISTORY, "--from", str(FIRST), "--to", str(LAST), "--via", "airflow"),
+        *("--parallel", str(PARALLEL), "--json"),
+    )
+    try:
+        running.until(lambda: running.runs(HISTORY, "backfill"), "a run of the backfill")
+        tick = (dt.datetime.now(ZONE) + dt.timedelta(seconds=75)).replace(second=0, microsecond=0)
+        running.add(NIGHTLY, schedule(tick, start=tick.date(), due=tick + dt.timedelta(seconds=2)))
+        (scheduled,) = running.until(lambda: running.runs(NIGHTLY), "a run of the schedule")
+        scheduled.ended()
+        printed, said = backfill.communicate(timeout=1500)
+    finally:
+        backfill.kill()
+    of_history = running.runs(HISTORY)
+    for run in of_history:
+        run.ended()
+    return Night(tick, scheduled, of_history, json.loads(printed), backfill.returncode, said)
+
+
+def schedule(
+    tick: dt.datetime, start: dt.date, due: dt.datetime | None = None
+) -> dict[str, dict[str, object]]:
+    """Daily at the time of `tick`, whose run is for TONIGHTS."""
+    return {
+        "schedule": {
+            "cron": f"{tick.minute} {tick.hour} * * *",
+            "timezone": ZONE.key,
+            "start_date": start,
+            "deadline": f"{due:%H:%M:%S}" if due else None,
+        },
+        "partition": {"lag": (tick.date() - TONIGHTS).days},
+    }
+
+
+def test_the_schedule_starts_its_run_at_the_tick_of_its_own_zone(
+    airflow: Deployment, night: Night, browser: Browser
+) -> None:
+    run, shown = night.scheduled, night.scheduled.shown
+    assert [each.id for each in airflow.runs(NIGHTLY)] == [run.id]
+    assert shown["run_type"] == "scheduled"
+    assert dt.datetime.fromisoformat(shown["logical_date"]) == night.tick
+    assert shown["state"] == "success", run.states
+    assert browser.colour(run) == "green"
+    # Not of the UTC date: of the date in the zone, less the lag.
+    assert run.as_of == TONIGHTS
+    assert require_one_whole_version(NIGHTLY, TONIGHTS).rows_in == ROWS
+
+
+def test_a_deadline_that_passes_is_told_with_the_step_that_runs(
+    airflow: Deployment, night: Night
+) -> None:
+    alarm = airflow.inbox.wait(120, title=f"{NIGHTLY} {TONIGHTS}: late, not published by")
+    assert alarm is not None, [message["title"] for message in airflow.inbox.messages]
+    said = dict(line.split(": ", 1) for line in alarm["message"].splitlines())
+    assert "is running" in said["Where"] or "not" in said["Where"], said
+    assert f"/dags/{NIGHTLY}/runs/scheduled__" in said["Run"]
+    assert said["Readers"] == "nothing of this table is known to be published"
+    # One alarm, and none of the runs of a backfill or of a DAG without a deadline.
+    late = [each["title"] for each in airflow.inbox.messages if "late, not" in each["title"]]
+    assert [title.split()[0] for title in late] == [NIGHTLY]
+
+
+def test_a_backfill_publishes_every_date_once_and_as_many_at_a_time_as_asked(
+    airflow: Deployment, night: Night, browser: Browser
+) -> None:
+    assert night.exit_code == 0, night.said
+    printed = {each["as_of"]: each for each in night.printed["partitions"]}  # type: ignore[attr-defined]
+    assert list(printed) == [str(day) for day in DAYS]
+    for day in DAYS:
+        manifest = require_one_whole_version(HISTORY, day)
+        assert (printed[str(day)]["state"], printed[str(day)]["rows"]) == ("published", ROWS)
+        assert printed[str(day)]["version"] == manifest.version
+    runs = [run.shown for run in airflow.runs(HISTORY, "backfill")]
+    assert [run["state"] for run in runs] == ["success"] * len(DAYS)
+    begun = [(run["start_date"], 1) for run in runs]
+    ended = [(run["end_date"], -1) for run in runs]
+    at_once = most = 0
+    for _, change in sorted([*begun, *ended]):
+        at_once += change
+        most = max(most, at_once)
+    assert most == PARALLEL
+    assert airflow.api.active_backfill(HISTORY) is None
+    browser.page.goto(f"/dags/{HISTORY}")
+    browser.page.get_by_test_id("grid-view-button").wait_for()
+    browser.shoot("grid", height=860)
+
+
+def test_a_backfill_takes_no_slot_of_a_scheduled_run(airflow: Deployment, night: Night) -> None:
+    (of_the_same_dag,) = (run for run in night.of_history if run.shown["run_type"] == "scheduled")
+    last = max(run.shown["start_date"] for run in airflow.runs(HISTORY, "backfill"))
+    for run in (of_the_same_dag, night.scheduled):
+        shown = run.shown
+        assert shown["state"] == "success"
+        # It came while the backfill had runs to start, and did not wait for their end.
+        assert shown["start_date"] < last
+        assert {task["pool"] for task in run.tasks.values()} == {"default_pool"}
+    require_one_whole_version(HISTORY, TONIGHTS)
+    for run in airflow.runs(HISTORY, "backfill")[:1]:
+        assert {task["pool"] for task in run.tasks.values()} == {BACKFILL_POOL}
+
+
+def test_a_date_that_airflow_has_a_green_run_of_is_run_again_where_it_is_asked_for(
+    airflow: Deployment, night: Night
+) -> None:
+    one_day = ("backfill", HISTORY, "--from", str(FIRST), "--to", str(FIRST), "--via", "airflow")
+    airflow.pause(HISTORY)
+    paused = airflow.shell(*one_day, "--only", "all")
+    assert paused.returncode == 1 and "the DAG is paused" in " ".join(paused.stderr.split())
+    airflow.pause(HISTORY, False)
+    planned = airflow.shell(*one_day, "--dry-run", "--json")
+    assert [each["runs"] for each in json.loads(planned.stdout)["partitions"]] == [False]
+    before = {run.id for run in airflow.runs(HISTORY)}
+    again = airflow.shell(*one_day, "--only", "all", "--json")
+    assert again.returncode == 0, again.stderr
+    (result,) = json.loads(again.stdout)["partitions"]
+    assert result["state"] == "unchanged"
+    assert {run.id for run in airflow.runs(HISTORY)} == before
+    require_one_whole_version(HISTORY, FIRST)
+
+
+def test_no_service_url_stands_in_any_log(airflow: Deployment, night: Night) -> None:
+    logs = airflow.airflow.home / "logs"
+    where = f"127.0.0.1:{airflow.inbox.port}"
+    told = [file for file in logs.rglob("*.log") if where in file.read_text("utf-8", "replace")]
+    assert airflow.inbox.messages and told == []
