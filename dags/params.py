@@ -13,16 +13,17 @@ NAMES = ("partition_date", "model_version", "model_alias", "engine", "rescore", 
 def params_of(pipeline: Pipeline) -> dict[str, Param]:
     """The parameters of a pipeline's DAG, each with its default, in the order of NAMES."""
     config = pipeline.config
-    partition, schedule, model = config.partition, config.schedule, config.model
+    schedule, model, grain = config.schedule, config.model, config.partition.grain
+    day = "The day" if grain == "day" else f"Any day of the {grain}"
     return {
         "partition_date": Param(
             None,
             type=["null", "string"],
             format="date",
             title="Partition date",
-            description=f"Any day of the {partition.grain} to score. Blank: the one that the "
-            f"schedule would take at the logical date above, in {schedule.timezone}. Not in a "
-            "backfill, whose dates come from its range.",
+            description=f"{day} to score. Blank: the one that the schedule would take at the "
+            f"logical date above, in {schedule.timezone}. Not in a backfill, whose dates come from "
+            "its range.",
         ),
         "model_version": Param(
             None,

@@ -136,10 +136,11 @@ def publish(run: Any, snapshot: Any, gated: Any, scored: Any) -> Value:
 
 
 @step(minutes=60)
-def publish_approved(run: Any, asked: Any) -> Value:
+def publish_approved(asked: Any) -> Value:
     """Publishes the version that a person approved; fails where it was rejected."""
     from tasks.approval import settle
 
+    run = get_current_context()["ti"].xcom_pull(task_ids="plan")
     version, given = answer_of(asked)
     now = given.at if given is not None else dt.datetime.now(dt.UTC)
     return settle(Run.model_validate(run), version, given, now)
@@ -250,7 +251,7 @@ def build(pipeline: Pipeline) -> DAG:
         with TaskGroup("approval", tooltip="Only where the audit holds the version for a person"):
             # All skipped: publish was, because it holds the version.
             asked = ask_for_approval(task_id="ask", trigger_rule=TriggerRule.ALL_SKIPPED)
-            approved = publish_approved(run, asked.output)
+            approved = publish_approved(asked.output)
         published >> asked
         announced = announce.override(outlets=table)(run)
         drifted = drift.override(inlets=table)(run, snapshot, gated, scored)

@@ -186,8 +186,10 @@ def _store(root: str) -> Any:
     if root == "file://":
         return LocalStore("/")
     options = object_stores.options(root)
-    plain = {"allow_http": True} if options.pop("allow_http", "") else {}
-    return from_url(root, config=options, client_options=plain)
+    if not options:
+        return from_url(root)
+    client = {"allow_http": True} if options.pop("allow_http", "") else None
+    return from_url(root, config=options, client_options=client)
 
 
 class _translated:

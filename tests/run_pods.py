@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import dags.local as local
@@ -24,8 +25,10 @@ def main() -> None:
     outcomes = {}
     for run in plan["runs"]:
         Path(run["hooks_file"]).write_text(json.dumps(run["hooks"]))
+        began = time.monotonic()
         finished = local.run_once(local.find(run["dag"]), run["conf"])
         outcomes[run["name"]] = {
+            "seconds": round(time.monotonic() - began, 1),
             "run_id": finished.run_id,
             "state": finished.state,
             "tasks": {

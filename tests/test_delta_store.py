@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -22,6 +21,7 @@ from include.run import Column
 from include.stores import delta, delta_log
 from include.stores.delta import Table
 from include.stores.delta_schema import delta_type
+from tests import processes
 from tests.staged_versions import DAY, PLANNED_AT, staged
 
 
@@ -55,6 +55,43 @@ def test_pandas_arrow_and_duckdb_read_the_current_versions(store: Table, folder:
         (DAY, "v2", 40, 0),
         (DAY + dt.timedelta(days=1), "v1", 10, 0),
     ]
+
+
+def test_who_reads_a_version_while_it_is_replaced_and_deleted_gets_the_one_after_it(
+    store: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where retention keeps none but the current version: its files go under the reader."""
+    store.commit(staged(store, "v1"), PLANNED_AT)
+    real = delta.read_current
+
+    def slow(*args: Any) -> pa.Table:
+        monkeypatch.setattr(delta, "read_current", real)
+        other = Table(store.root)
+        other.commit(staged(other, "v2", count=40), PLANNED_AT)
+        assert other.delete([(DAY, "v1")], "too old", PLANNED_AT) == [(DAY, "v1")]
+        return real(*args)
+
+    monkeypatch.setattr(delta, "read_current", slow)
+    rows = store.read(DAY)
+    assert (rows.num_rows, set(rows["version"].to_pylist())) == (40, {"v2"})
+    with pytest.raises(PermanentError, match="v1 of 2026-03-01 were deleted"):
+        store.read(DAY, "v1")
+
+
+def test_a_checkpoint_that_a_power_cut_emptied_is_forgotten(store: Table, folder: Path) -> None:
+    for number in range(3):
+        store.commit(staged(store, f"v{number}"), PLANNED_AT)
+    store.upkeep()
+    log = folder / "_delta_log"
+    (checkpoint,) = log.glob("*.checkpoint.parquet")
+    checkpoint.write_bytes(b"")
+    assert (log / "_last_checkpoint").exists()
+    rows = store.read(DAY)
+    assert set(rows["version"].to_pylist()) == {"v2"}
+    store.commit(staged(store, "v3"), PLANNED_AT)
+    store.upkeep()
+    assert store.current_versions() == {DAY: "v3"}
+    assert DeltaTable(folder.as_uri()).count() == 30
 
 
 def test_files_carry_their_rows_and_the_range_of_their_keys(store: Table, folder: Path) -> None:
@@ -300,9 +337,6 @@ def test_the_log_is_checkpointed_without_being_asked(store: Table, folder: Path)
             staged(store, "v1", as_of=DAY + dt.timedelta(days=number), count=2, parts=1), PLANNED_AT
         )
     assert len(list((folder / "_delta_log").glob("*.checkpoint.parquet"))) == 2
-
-
-processes = multiprocessing.get_context("spawn")
 
 
 def killed_at(root: str, moment: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import multiprocessing
 import os
 import shutil
 import signal
@@ -28,6 +27,7 @@ from include.run import Column, Invocation, ModelVersion, Part, Run, SnapshotMan
 from include.score_shift import Shift
 from include.stores import Decision, Store, VersionManifest, open_store
 from include.workspace import SHORT, Workspace
+from tests import processes
 from tests.staged_versions import DAY, rows_of, write_version
 
 NAME = "shop"
@@ -369,8 +369,6 @@ def age(folder: Path, days: int) -> None:
 
 
 # Killed in the middle
-
-processes = multiprocessing.get_context("spawn")
 
 
 def expire_and_die(root: str, at: dt.datetime, operations: int) -> None:

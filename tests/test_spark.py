@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from include.connections import Connection
 from include.engine_config import EngineConfig, SparkEngine, SparkGpu
 from include.errors import BadConfig, PermanentError, TransientError
+from include.settings import PROJECT
 from include.spark.application import spark_application
 from include.spark.parts import Staged, cut
 from include.spark.rendering import rendered, task_share, tolerant
@@ -202,6 +203,11 @@ def test_without_java_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("JAVA_HOME", "/opt/none")
     with pytest.raises(BadConfig, match=r"JAVA_HOME is /opt/none, which has no bin/java"):
         require_java()
+
+
+def test_every_place_that_installs_java_or_says_how_names_the_same_package() -> None:
+    for file in ("Makefile", "packages.txt", "README.md", "docs/engines.md"):
+        assert "openjdk-17-jre-headless" in (PROJECT / file).read_text("utf-8"), file
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,8 @@ class Stored(Value):
 class Expired(Value):
     """The record of a version whose files retention deleted; `manifest` is its lineage, if any.
 
-    It is written before the first file goes (`done` is false) and again after the last one.
+    It is written before the first file goes (`done` is false) and again after the last one. `mark`
+    is of the deletion that was begun last: whoever finds another one there stops.
     """
 
     as_of: dt.date
@@ -131,6 +132,7 @@ class Expired(Value):
     reason: str
     done: bool
     manifest: VersionManifest | None
+    mark: str = ""
 
 
 class SetUp(Value):

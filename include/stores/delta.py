@@ -260,9 +260,31 @@ class Table:
     def read(
         self, as_of: dt.date, version: str | None = None, columns: list[str] | None = None
     ) -> pa.Table:
-        """The rows of a version, in the order of its parts: its own columns, as_of and version."""
-        table = delta_log.load(self.root)
-        held = delta_log.held(table, as_of)
+        """The rows of a version, in the order of its parts: its own columns, as_of and version.
+
+        Where the version's files went while they were read, since another one took its place and
+        retention keeps none but the current one, that other one is read.
+        """
+        before: str | None = None
+        while True:
+            table = delta_log.load(self.root)
+            held = delta_log.held(table, as_of)
+            try:
+                return self._read(table, held, as_of, version, columns)
+            except (FileNotFoundError, PermanentError):
+                current = delta_log.held(delta_log.load(self.root), as_of)
+                if version is not None or held is None or current in (held, before):
+                    raise
+                before = held
+
+    def _read(
+        self,
+        table: DeltaTable | None,
+        held: str | None,
+        as_of: dt.date,
+        version: str | None,
+        columns: list[str] | None,
+    ) -> pa.Table:
         committed = {commit.version for commit in self.history.commits(as_of)} | {held}
         wanted = version or held
         if wanted is not None and wanted != held and self.manifest(as_of, wanted) is None:

@@ -6,6 +6,10 @@ version that was based on the table before the barrier fails; one based on the t
 for that record, as every move does between loading the table and committing to it, and refuses. A
 move that was committed before the barrier shows in the table, and the deletion is called off.
 Killed anywhere, the record says what is left to do.
+
+Of two deletions at once, the one that wrote its mark into the record last goes on and the other
+stops: once one of them says that it is done, a run may make the version again, and what it writes
+is not for the slower one to delete.
 """
 
 from __future__ import annotations
@@ -13,15 +17,18 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import unquote
 
 from include import storage
 from include.errors import PermanentError, TransientError
 from include.stores import Expired, Stored, Version, VersionManifest, delta_log
+from include.stores.deletion import Ours
 from include.stores.history import FOLDER, History
 
 BARRIER_ATTEMPTS = 40
@@ -118,33 +125,64 @@ def delete(
     wanted = [name for name in dict.fromkeys(versions) if held.get(name[0]) != name[1]]
     if not wanted:
         return []
+    mark = uuid.uuid4().hex
     for as_of, version in wanted:
-        _begin(history, as_of, version, reason, at)
+        _begin(history, as_of, version, reason, at, mark)
     held = _barrier(root)
     deleted = []
     for as_of, version in wanted:
         if held.get(as_of) == version:
             history.drop_expired(as_of, version)
             continue
-        # Without its manifest a version is no longer listed, read or rolled back to.
-        history.drop_manifest(as_of, version)
-        folder = storage.join(root, f"as_of={as_of}", f"version={version}")
-        storage.delete([entry.uri for entry in storage.entries(folder)])
-        record = history.expired(as_of, version)
-        if record is not None:
-            history.keep_expired(record.model_copy(update={"done": True}))
-        deleted.append((as_of, version))
+        name = (as_of, version)
+        ours = Ours(partial(_is_ours, history, name, mark))
+        if _deleted(root, ours, history, as_of, version):
+            deleted.append(name)
     return deleted
 
 
-def _begin(history: History, as_of: dt.date, version: str, reason: str, at: dt.datetime) -> None:
+def _deleted(root: str, ours: Ours, history: History, as_of: dt.date, version: str) -> bool:
+    """Delete a version's manifest and files; False where somebody else has taken that over."""
+    if not ours():
+        return False
+    # Without its manifest a version is no longer listed, read or rolled back to.
+    history.drop_manifest(as_of, version)
+    folder = storage.join(root, f"as_of={as_of}", f"version={version}")
+    for entry in storage.entries(folder):
+        if not ours():
+            return False
+        storage.delete([entry.uri])
+    record = history.expired(as_of, version)
+    if record is None or not ours():
+        return False
+    history.keep_expired(record.model_copy(update={"done": True}))
+    return True
+
+
+def _is_ours(history: History, name: Name, mark: str) -> bool:
+    record = history.expired(*name)
+    return record is not None and not record.done and record.mark == mark
+
+
+def _begin(
+    history: History, as_of: dt.date, version: str, reason: str, at: dt.datetime, mark: str
+) -> None:
     """Write the record of the deletion; one that was begun before keeps what it knows."""
     before = history.expired(as_of, version)
     manifest = history.manifest(as_of, version)
     if before is not None and not before.done and manifest is None:
+        history.keep_expired(before.model_copy(update={"mark": mark}))
         return
     history.keep_expired(
-        Expired(as_of=as_of, version=version, at=at, reason=reason, done=False, manifest=manifest)
+        Expired(
+            as_of=as_of,
+            version=version,
+            at=at,
+            reason=reason,
+            done=False,
+            manifest=manifest,
+            mark=mark,
+        )
     )
 
 

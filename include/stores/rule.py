@@ -14,6 +14,8 @@ from include.run import Published
 from include.stores import Decision, RolledBack, VersionManifest
 from include.stores.history import Commit
 
+CLOCKS_DIFFER = dt.timedelta(days=1)  # by more than that, one of them is wrong
+
 
 def commit_of(
     manifest: VersionManifest,
@@ -30,7 +32,9 @@ def commit_of(
     if decision is not None and replaced is not None:
         withdrawn[replaced.version] = decision
         # A run was planned on a machine whose clock is ahead: the rollback still comes after it.
-        planned_at = max(planned_at, replaced.planned_at)
+        # But not after one that was years ahead, or no run could ever come after the rollback.
+        if replaced.planned_at - planned_at < CLOCKS_DIFFER:
+            planned_at = max(planned_at, replaced.planned_at)
     return Commit(
         as_of=manifest.as_of,
         version=manifest.version,
@@ -104,7 +108,8 @@ def _how_to_come_first(planned_at: dt.datetime) -> str:
     if planned_at > now:
         return (
             f"see that the clocks of the machines that run it agree: here it is "
-            f"{now:%Y-%m-%d %H:%M:%S %Z}, before the current version was planned"
+            f"{now:%Y-%m-%d %H:%M:%S %Z}, before the current version was planned; if its clock was "
+            "the wrong one, daybreak rollback lets later runs come first again"
         )
     return "start a new run of the partition if the older version is the one to have"
 

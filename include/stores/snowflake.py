@@ -36,6 +36,7 @@ from include.stores import (
     snowflake_expiry,
     snowflake_setup,
 )
+from include.stores.deletion import Ours
 from include.stores.history import Commit
 from include.stores.snowflake_history import (
     Entry,
@@ -319,10 +320,23 @@ class Table:
         record = self._lock.write(what, begin)
         if record is None:
             return False
-        storage.delete([entry.uri for entry in storage.entries(self.parts_uri(*name))])
+
+        def ours() -> bool:
+            entries = self._history.of_version(*name)
+            return snowflake_expiry.expired_of(entries) == record
+
+        def end(number: int) -> None:
+            # Another upkeep may have ended it, and a run have made the version again.
+            if ours():
+                self._history.append(number, record.model_copy(update={"done": True}))
+
+        still = Ours(ours)
+        for entry in storage.entries(self.parts_uri(*name)):
+            if not still():
+                return False
+            storage.delete([entry.uri])
         if not record.done:
-            done = record.model_copy(update={"done": True})
-            self._lock.write(what, lambda number: self._history.append(number, done))
+            self._lock.write(what, end)
         return True
 
     def _require_not_deleting(self, manifest: VersionManifest, entries: list[Entry]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import multiprocessing
 import os
 import random
 import signal
@@ -25,8 +24,10 @@ from include.stores import (
     RolledBack,
     Store,
     VersionManifest,
+    deletion,
     open_store,
 )
+from tests import processes
 from tests.fakesnow_account import CONNECTION, Account
 from tests.staged_versions import DAY, PLANNED_AT, rows_of, staged, write_version
 
@@ -35,7 +36,6 @@ pytest_plugins = ("tests.fakesnow_server",)
 # The notes' number of races, where there is time for them.
 RACES = 40 if "DAYBREAK_LONG_TESTS" in os.environ else 10
 LATER = PLANNED_AT + dt.timedelta(hours=1)
-processes = multiprocessing.get_context("spawn")
 
 
 def opened(member: str, root: str) -> Store:
@@ -416,6 +416,46 @@ def test_a_version_can_be_made_again_after_it_was_deleted(store: Store) -> None:
     assert store.commit(v1, LATER).replaced == "v2"
     assert_shows(store, v1)
     assert store.expired(DAY) == []
+
+
+def test_a_deletion_that_slept_touches_nothing_of_a_version_that_was_made_again_meanwhile(
+    store: Store, member: str, root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two upkeeps at once, of which one ends, and a run makes the deleted version again."""
+    published(store, "v1", "v2")
+    listing, made_again = storage.entries, list[VersionManifest]()
+
+    def sleeping(uri: str) -> Any:
+        found = list(listing(uri))
+        monkeypatch.setattr(storage, "entries", listing)
+        assert opened(member, root).delete([(DAY, "v1")], "too old", NOW) == [(DAY, "v1")]
+        made_again.append(staged(opened(member, root), "v1"))
+        opened(member, root).commit(made_again[0], LATER)
+        return iter(found)
+
+    monkeypatch.setattr(deletion, "ASK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(storage, "entries", sleeping)
+    assert store.delete([(DAY, "v1")], "too old", NOW) == []
+    (v1,) = made_again
+    assert_shows(store, v1)
+    assert store.expired(DAY) == []
+    assert store.rollback(DAY, "v2", ANNA, replacing="v1").outcome == "published"
+    assert store.rollback(DAY, "v1", ANNA, replacing="v2").outcome == "published"
+
+
+def test_after_a_clock_that_was_years_ahead_a_rollback_lets_runs_come_first_again(
+    store: Store,
+) -> None:
+    (v1,) = published(store, "v1")
+    future = staged(store, "vfuture")
+    store.commit(future, NOW + dt.timedelta(days=7000))
+    with pytest.raises(PermanentError, match="comes too late.*daybreak rollback lets later runs"):
+        store.commit(staged(store, "v2"), LATER)
+    store.rollback(DAY, "v1", ANNA, replacing="vfuture")
+    assert_shows(store, v1)
+    v3 = staged(store, "v3")
+    store.commit(v3, ANNA.at + dt.timedelta(hours=1))
+    assert_shows(store, v3)
 
 
 def test_upkeep_changes_nothing_that_anybody_sees(store: Store) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,13 @@ from include.warehouses import duckdb as member
 from include.warehouses.duckdb import connect
 from include.workspace import Workspace
 from tests.fakesnow_account import CONNECTION, Account
-from tests.spark_cluster import kept_session, on_this_machine
+from tests.spark_cluster import (
+    connect_server,
+    kept_session,
+    on_cluster,
+    on_this_machine,
+    spark_cluster,
+)
 from tests.world import World
 
 pytest_plugins = ("tests.fakesnow_server",)
@@ -276,6 +284,42 @@ def test_a_lake_and_a_database_with_the_same_rows_give_the_same_snapshot(
         found = extract(lake_of(parts=who))
         assert (found.digest, found.uri, found.reused) == (first.digest, first.uri, True), who
         assert {entry.uri for entry in storage.entries(place)} == files, who
+
+
+@pytest.mark.skipif("DAYBREAK_LONG_TESTS" not in os.environ, reason="long: make test-all")
+@pytest.mark.parametrize("kind", ["a cluster", "Spark Connect"])
+def test_the_executors_of_a_cluster_write_the_same_snapshot(
+    tiny: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Of one whose machines share this disk, which its connection says."""
+    from tasks.extract import extract
+    from tasks.plan import plan
+
+    tiny.configure({"snapshot": {"part_rows": 7}})
+    first = extract(plan(tiny.request(run="database")))
+    lake = tiny.home / "lake"
+    tiny.execute(f"COPY accounts TO '{lake}' (FORMAT parquet, PARTITION_BY (event_date))")
+    tiny.configure({"warehouse": {"kind": "spark", "connection": "lake_test"}})
+    spread = {
+        "spark.sql.shuffle.partitions": "5",
+        "spark.sql.adaptive.coalescePartitions.enabled": "false",
+    }
+    with ExitStack() as stack:
+        if kind == "a cluster":
+            engine = on_cluster(stack.enter_context(spark_cluster(tmp_path)), conf=spread)
+        else:
+            found = stack.enter_context(connect_server(tmp_path))
+            engine = found.model_copy(update={"conf": spread})
+        extra = {
+            "tables": {"accounts": str(lake)},
+            "conf": engine.conf,
+            "packaging": engine.packaging.model_dump(exclude_defaults=True),
+            "parts": "executors",
+        }
+        made = {"conn_type": "spark", "host": engine.master, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_LAKE_TEST", json.dumps(made))
+        found_again = extract(plan(tiny.request(run="lake")))
+    assert (found_again.digest, found_again.reused) == (first.digest, True)
 
 
 @pytest.mark.parametrize(

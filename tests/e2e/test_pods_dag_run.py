@@ -65,6 +65,7 @@ class Outcome:
     cluster: PodCluster
     pipeline: str
     run_id: str
+    seconds: float
     state: str
     tasks: dict[str, dict[str, Any]]
     log: Path
@@ -154,6 +155,7 @@ def outcomes(
             deleter.join()
         assert done.returncode == 0, log.read_text()[-4000:]
         found = json.loads((home / "runs.json").read_text("utf-8"))
+        print({name: run["seconds"] for name, run in found.items()})
         # Deleted pods have their time to end.
         until = time.monotonic() + 180
         while left := pods_of(cluster):

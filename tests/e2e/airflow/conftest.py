@@ -48,10 +48,16 @@ def screenshots(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="package")
-def browser(running: Deployment, screenshots: Path) -> Iterator[Browser]:
+def person(running: Deployment, screenshots: Path) -> Iterator[Browser]:
     """A person in front of Airflow's pages, who has logged in."""
     program = chromium()
     if program is None:
         pytest.skip("no Chromium: apt-get install chromium, or name one in CHROMIUM")
-    with browsing(program, running, screenshots) as person:
-        yield person
+    with browsing(program, running, screenshots) as found:
+        yield found
+
+
+@pytest.fixture
+def browser(person: Browser) -> Iterator[Browser]:
+    yield person
+    person.rest()

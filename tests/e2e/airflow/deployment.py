@@ -25,7 +25,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from typer.testing import CliRunner, Result
+
 from daybreak.airflow_api import AirflowApi
+from daybreak.cli import app
 from daybreak.local_airflow import LOGIN, LocalAirflow
 from include.errors import TransientError
 from include.settings import AirflowServer
@@ -122,14 +125,10 @@ class Deployment:
     def token(self) -> str:
         return self.api._token or self.api._log_in()
 
-    def shell(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`daybreak …`, run to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "daybreak", *arguments],
-            env=os.environ | self.env,
-            capture_output=True,
-            text=True,
-        )
+    def shell(self, *arguments: str) -> Result:
+        """`daybreak …`, run to its end in this process, where its libraries are loaded."""
+        unset = dict.fromkeys(("MLFLOW_TRACKING_URI", "DAYBREAK_AIRFLOW_TOKEN"))
+        return CliRunner().invoke(app, arguments, env={**self.env, **unset, "COLUMNS": "100"})
 
     def start_shell(self, *arguments: str) -> subprocess.Popen[str]:
         """`daybreak …` beside what the test does meanwhile."""
@@ -176,7 +175,7 @@ class Deployment:
                     f"health: {self.airflow.health()}; ended: {self.airflow.dead()}\n"
                     f"{self.airflow.log_tail('scheduler', 40)}"
                 )
-            time.sleep(0.5)
+            time.sleep(1)
 
 
 @dataclass(frozen=True)

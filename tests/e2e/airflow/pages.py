@@ -16,6 +16,13 @@ from daybreak.local_airflow import LOGIN
 from tests.e2e.airflow.deployment import DagRun, Deployment
 
 PATIENCE_MS = 240_000
+# What a colour of any notation is on the screen: its red, green and blue.
+PAINTED = """element => {
+    const paper = document.createElement("canvas").getContext("2d");
+    paper.fillStyle = getComputedStyle(element).backgroundColor;
+    paper.fillRect(0, 0, 1, 1);
+    return [...paper.getImageData(0, 0, 1, 1).data].slice(0, 3);
+}"""
 SIZE = {"width": 1440, "height": 900}
 
 
@@ -44,6 +51,8 @@ def browsing(program: str, deployment: Deployment, screenshots: Path) -> Iterato
                 timezone_id="UTC",
             )
             context.set_default_timeout(PATIENCE_MS)
+            # Each page as a person sees it first: Airflow keeps the view that was chosen last.
+            context.add_init_script("localStorage.clear()")
             browser = Browser(context.new_page(), deployment, screenshots)
             browser.log_in()
             yield browser
@@ -79,34 +88,41 @@ class Browser:
         dag = self.page.url.rpartition("/dags/")[2].partition("/")[0].partition("?")[0]
         before = {run.id for run in self.deployment.runs(dag)}
         form.get_by_test_id("trigger-dag-submit").click()
-        return self.deployment.until(
+        made = self.deployment.until(
             lambda: next((r for r in self.deployment.runs(dag) if r.id not in before), None),
             "a run of the form",
         )
+        self.rest()
+        return made
+
+    def rest(self) -> None:
+        """Leave Airflow's pages, which draw themselves anew every few seconds."""
+        self.page.goto("about:blank")
 
     def colour(self, run: DagRun) -> str:
-        """The colour of the badge on a run's page, by its name: green, red or another's code."""
+        """The colour of the badge on the page of a run that has ended: green, red or its code."""
         self.page.goto(run.page)
-        badge = self.page.get_by_text(re.compile("^(Success|Failed)$")).first
-        badge.wait_for()
-        shown = badge.evaluate(
-            """element => {
-                while (element && getComputedStyle(element).backgroundColor === "rgba(0, 0, 0, 0)")
-                    element = element.parentElement;
-                return getComputedStyle(element).backgroundColor;
-            }"""
-        )
-        red, green, blue = map(int, re.findall(r"\d+", shown)[:3])
+        badge = self.page.get_by_test_id("header-card").get_by_test_id("state-badge").first
+        expect(badge).to_have_text(re.compile("Success|Failed"))
+        red, green, blue = badge.evaluate(PAINTED)
         if green > red + blue:
             return "green"
-        return "red" if red > green + blue else shown
+        return "red" if red > green + blue else f"rgb({red}, {green}, {blue})"
 
-    def open_graph(self, dag: str) -> None:
-        """The graph of a DAG over the whole width of the page."""
-        self.page.goto(f"/dags/{dag}")
+    def open_graph(self, run: DagRun) -> Locator:
+        """The graph of a run, with the states of its tasks, over the whole width of the page."""
+        self.page.goto(run.page)
         self.page.get_by_label("Show Graph").click()
         self.page.get_by_label("Collapse Details Panel").click()
-        self.page.locator(".react-flow__node").first.wait_for()
+        graph = self.page.locator(".react-flow")
+        graph.locator(".react-flow__node").first.wait_for()
+        return graph
+
+    def open_grid(self, dag: str) -> Page:
+        """The grid of a DAG's runs, over the whole width of the page."""
+        self.page.goto(f"/dags/{dag}")
+        self.page.get_by_label("Collapse Details Panel").click()
+        return self.page
 
     def report(self, run: DagRun) -> FrameLocator:
         """The run's report, opened by its tab on the run's page."""
@@ -126,12 +142,28 @@ class Browser:
     def answer(self, option: str, reason: str) -> None:
         """Give an answer on the page of the question."""
         self.page.locator("[name=element_reason]").fill(reason)
-        self.page.get_by_test_id(f"hitl-option-{option}").click()
+        with self.page.expect_response(lambda sent: sent.request.method == "PATCH"):
+            self.page.get_by_test_id(f"hitl-option-{option}").click()
+        self.rest()
 
-    def shoot(self, name: str, *, width: int = SIZE["width"], height: int = SIZE["height"]) -> None:
-        """Keep what is on the page, once it has come to rest."""
+    def shoot(
+        self,
+        name: str,
+        *,
+        width: int = SIZE["width"],
+        height: int = SIZE["height"],
+        of: Locator | None = None,
+    ) -> None:
+        """Keep what is on the page, or on a part `of` it, once it has come to rest."""
         self.page.set_viewport_size({"width": width, "height": height})
         self.page.wait_for_load_state("networkidle")
+        fit = self.page.locator(".react-flow__controls-fitview")
+        if fit.is_visible():
+            fit.click()
         self.page.wait_for_timeout(1500)
-        self.page.screenshot(path=self.screenshots / f"{name}.png")
+        file = self.screenshots / f"{name}.png"
+        if of is None:
+            self.page.screenshot(path=file)
+        else:
+            of.screenshot(path=file)
         self.page.set_viewport_size({"width": SIZE["width"], "height": SIZE["height"]})

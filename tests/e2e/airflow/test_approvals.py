@@ -27,7 +27,7 @@ def value(running: Deployment) -> str:
     """A pipeline with a published day, after which the scores moved."""
     running.add(VALUE, {"schedule": {"cron": None, "deadline": None}, "drift": {"trailing": 0}})
     done = running.shell("run", VALUE, "--date", str(BEFORE), "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     return VALUE
 
 
@@ -47,7 +47,7 @@ def test_a_version_that_a_person_rejects_on_its_page_is_not_published(
     assert f"daybreak approve {value} --date {REJECTED}" in message["message"]
     assert run.report["state"] == "held"
     browser.question(run)
-    browser.shoot("approval", height=1060)
+    browser.shoot("approval", width=1280, height=1000)
     browser.answer("Reject", "the source lost its visits")
     assert run.ended() == "failed"
     assert browser.colour(run) == "red"
@@ -103,7 +103,7 @@ def test_an_answer_in_a_shell_is_noticed_by_the_task_that_waits(
         *("approve", value, "--date", str(IN_A_SHELL), "--by", "ann", "--reason", "over again"),
         "--json",
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["outcome"] == "published"
     assert run.ended() == "success", run.states
     assert run.states["approval.publish_approved"] == "success"
@@ -111,7 +111,7 @@ def test_an_answer_in_a_shell_is_noticed_by_the_task_that_waits(
     detail = airflow.call("GET", f"{run.path}/taskInstances/{ASK}/-1/hitlDetails")
     assert detail["response_received"] and detail["chosen_options"] == ["Approve"]
     again = airflow.shell("approve", value, "--date", str(IN_A_SHELL), "--by", "bob", "--json")
-    assert again.returncode == 0, again.stderr
+    assert again.exit_code == 0, again.stderr
     printed = json.loads(again.stdout)
     assert (printed["outcome"], printed["answer"]["by"]) == ("unchanged", "ann")
     require_one_whole_version(value, IN_A_SHELL)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from playwright.sync_api import expect
 
 from daybreak.local_airflow import BACKFILL_POOL
 from include.partition import partitions_between
@@ -21,8 +26,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 NIGHTLY, HISTORY = "nightly_churn", "churn_history"
 ZONE = ZoneInfo("Europe/Berlin")
 PARALLEL = 3
-FIRST, LAST = FIRST_DAY + dt.timedelta(days=20), FIRST_DAY + dt.timedelta(days=29)
+DAYS_BACK = 10 if os.environ.get("DAYBREAK_LONG_TESTS") else 4
+FIRST = FIRST_DAY + dt.timedelta(days=20)
+LAST = FIRST + dt.timedelta(days=DAYS_BACK - 1)
 DAYS = [each.as_of for each in partitions_between(FIRST, LAST, "day")]
+# So long before the tick it is typed in, so that its first runs are under way at the tick.
+START_OF_A_SHELL_SECONDS = 8
 # The partition of the night's runs, whenever that is.
 TONIGHTS = FIRST_DAY + dt.timedelta(days=35)
 
@@ -34,7 +43,7 @@ class Night:
     tick: dt.datetime
     scheduled: DagRun
     of_history: list[DagRun]
-    printed: dict[str, object]
+    printed: dict[str, Any]
     exit_code: int
     said: str
 
@@ -43,18 +52,18 @@ class Night:
 def night(running: Deployment) -> Night:
     """A backfill, and a run that the schedule starts at the next full minute."""
     now = dt.datetime.now(ZONE)
-    # Its earlier ticks of the backfilled days lie before; the latest one is due as soon as the DAG
-    # is unpaused, which is a scheduled run of the very DAG that is backfilled.
-    last_tick = now - dt.timedelta(minutes=5)
-    running.add(HISTORY, schedule(last_tick, start=FIRST_DAY))
+    # Its ticks of the backfilled days lie before. The latest one is due as soon as the DAG is
+    # unpaused: a scheduled run of the very DAG that is backfilled.
+    running.add(HISTORY, schedule(now - dt.timedelta(minutes=5), start=FIRST_DAY))
+    tick = (dt.datetime.now(ZONE) + dt.timedelta(seconds=90)).replace(second=0, microsecond=0)
+    running.add(NIGHTLY, schedule(tick, start=tick.date(), due=tick + dt.timedelta(seconds=2)))
+    left = (tick - dt.datetime.now(ZONE)).total_seconds()
+    time.sleep(max(0.0, left - START_OF_A_SHELL_SECONDS))
     backfill = running.start_shell(
         *("backfill", HISTORY, "--from", str(FIRST), "--to", str(LAST), "--via", "airflow"),
         *("--parallel", str(PARALLEL), "--json"),
     )
     try:
-        running.until(lambda: running.runs(HISTORY, "backfill"), "a run of the backfill")
-        tick = (dt.datetime.now(ZONE) + dt.timedelta(seconds=75)).replace(second=0, microsecond=0)
-        running.add(NIGHTLY, schedule(tick, start=tick.date(), due=tick + dt.timedelta(seconds=2)))
         (scheduled,) = running.until(lambda: running.runs(NIGHTLY), "a run of the schedule")
         scheduled.ended()
         printed, said = backfill.communicate(timeout=1500)
@@ -66,9 +75,7 @@ def night(running: Deployment) -> Night:
     return Night(tick, scheduled, of_history, json.loads(printed), backfill.returncode, said)
 
 
-def schedule(
-    tick: dt.datetime, start: dt.date, due: dt.datetime | None = None
-) -> dict[str, dict[str, object]]:
+def schedule(tick: dt.datetime, start: dt.date, due: dt.datetime | None = None) -> dict[str, Any]:
     """Daily at the time of `tick`, whose run is for TONIGHTS."""
     return {
         "schedule": {
@@ -82,14 +89,13 @@ def schedule(
 
 
 def test_the_schedule_starts_its_run_at_the_tick_of_its_own_zone(
-    airflow: Deployment, night: Night, browser: Browser
+    airflow: Deployment, night: Night
 ) -> None:
     run, shown = night.scheduled, night.scheduled.shown
     assert [each.id for each in airflow.runs(NIGHTLY)] == [run.id]
     assert shown["run_type"] == "scheduled"
     assert dt.datetime.fromisoformat(shown["logical_date"]) == night.tick
     assert shown["state"] == "success", run.states
-    assert browser.colour(run) == "green"
     # Not of the UTC date: of the date in the zone, less the lag.
     assert run.as_of == TONIGHTS
     assert require_one_whole_version(NIGHTLY, TONIGHTS).rows_in == ROWS
@@ -110,15 +116,16 @@ def test_a_deadline_that_passes_is_told_with_the_step_that_runs(
 
 
 def test_a_backfill_publishes_every_date_once_and_as_many_at_a_time_as_asked(
-    airflow: Deployment, night: Night, browser: Browser
+    airflow: Deployment, night: Night
 ) -> None:
     assert night.exit_code == 0, night.said
-    printed = {each["as_of"]: each for each in night.printed["partitions"]}  # type: ignore[attr-defined]
+    printed = {each["as_of"]: each for each in night.printed["partitions"]}
     assert list(printed) == [str(day) for day in DAYS]
     for day in DAYS:
         manifest = require_one_whole_version(HISTORY, day)
         assert (printed[str(day)]["state"], printed[str(day)]["rows"]) == ("published", ROWS)
         assert printed[str(day)]["version"] == manifest.version
+        assert Path(printed[str(day)]["report"].removeprefix("file://")).exists()
     runs = [run.shown for run in airflow.runs(HISTORY, "backfill")]
     assert [run["state"] for run in runs] == ["success"] * len(DAYS)
     begun = [(run["start_date"], 1) for run in runs]
@@ -129,9 +136,16 @@ def test_a_backfill_publishes_every_date_once_and_as_many_at_a_time_as_asked(
         most = max(most, at_once)
     assert most == PARALLEL
     assert airflow.api.active_backfill(HISTORY) is None
-    browser.page.goto(f"/dags/{HISTORY}")
-    browser.page.get_by_test_id("grid-view-button").wait_for()
-    browser.shoot("grid", height=860)
+
+
+def test_the_grid_shows_every_run_of_the_night_green(
+    airflow: Deployment, night: Night, browser: Browser
+) -> None:
+    assert browser.colour(night.scheduled) == "green"
+    grid = browser.open_grid(HISTORY)
+    (scheduled,) = (run for run in night.of_history if "scheduled" in run.id)
+    expect(grid.get_by_test_id(f"grid-{scheduled.id}-verdict")).to_be_visible()
+    browser.shoot("grid", width=860, height=500)
 
 
 def test_a_backfill_takes_no_slot_of_a_scheduled_run(airflow: Deployment, night: Night) -> None:
@@ -154,13 +168,13 @@ def test_a_date_that_airflow_has_a_green_run_of_is_run_again_where_it_is_asked_f
     one_day = ("backfill", HISTORY, "--from", str(FIRST), "--to", str(FIRST), "--via", "airflow")
     airflow.pause(HISTORY)
     paused = airflow.shell(*one_day, "--only", "all")
-    assert paused.returncode == 1 and "the DAG is paused" in " ".join(paused.stderr.split())
+    assert paused.exit_code == 1 and "the DAG is paused" in " ".join(paused.stderr.split())
     airflow.pause(HISTORY, False)
     planned = airflow.shell(*one_day, "--dry-run", "--json")
     assert [each["runs"] for each in json.loads(planned.stdout)["partitions"]] == [False]
     before = {run.id for run in airflow.runs(HISTORY)}
     again = airflow.shell(*one_day, "--only", "all", "--json")
-    assert again.returncode == 0, again.stderr
+    assert again.exit_code == 0, again.stderr
     (result,) = json.loads(again.stdout)["partitions"]
     assert result["state"] == "unchanged"
     assert {run.id for run in airflow.runs(HISTORY)} == before

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from itertools import pairwise
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.e2e.airflow.deployment import DagRun, Deployment
 from tests.e2e.airflow.pages import Browser
@@ -76,7 +78,7 @@ def test_what_a_person_types_into_the_form_is_what_the_run_does(
     form = browser.open_form(CHURN)
     form.locator("[name=element_partition_date]").fill(DAY.isoformat())
     form.locator("[name=element_model_version]").fill("1")
-    browser.shoot("form", height=1240)
+    browser.shoot("form", height=1320, of=form)
     run = browser.trigger(form)
     assert run.ended() == "success", run.states
     assert browser.colour(run) == "green"
@@ -161,7 +163,7 @@ def test_a_report_opens_in_airflow_for_who_may_see_the_run(
 ) -> None:
     report = browser.report(published)
     assert report.get_by_text("every row accounted for").is_visible()
-    browser.shoot("report", height=1000)
+    browser.shoot("report", width=1280, height=860)
     page = f"/daybreak/{CHURN}/{published.id}/report.html"
     assert airflow.fetch(page).status == 401
     assert airflow.fetch(page, token="not.a.token").status in (401, 403)
@@ -184,7 +186,15 @@ def test_a_report_opens_in_airflow_for_who_may_see_the_run(
 def test_the_graph_shows_the_steps_in_their_order(
     airflow: Deployment, published: DagRun, browser: Browser
 ) -> None:
-    browser.open_graph(CHURN)
+    graph = browser.open_graph(published)
     for task in ("plan", "extract", "gate", "score", "publish", "approval", "drift", "verdict"):
-        assert browser.page.locator(".react-flow__node").get_by_text(task, exact=True).is_visible()
+        expect(graph.get_by_text(task, exact=True).first).to_be_visible()
     browser.shoot("graph", height=560)
+    # Each step has an edge from the one before it alone, or nobody would see their order.
+    edges = {
+        task["task_id"]: sorted(task["downstream_task_ids"])
+        for task in airflow.call("GET", f"dags/{CHURN}/tasks")["tasks"]
+    }
+    for before, after in pairwise(("plan", "extract", "gate", "score", "publish")):
+        assert edges[before] == [after]
+    assert edges["publish"] == ["announce", "approval.ask", "drift"]
