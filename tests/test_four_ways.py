@@ -107,7 +107,8 @@ class Night:
         section = json.dumps(self.engine)
         return subprocess.Popen(
             [sys.executable, "-m", "tasks", "score", self.job.uri, "--engine", section, *options],
-            cwd=PROJECT,
+            cwd=self.world.home,
+            env=os.environ | {"PYTHONPATH": str(PROJECT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -182,6 +183,8 @@ def test_what_another_engine_began_this_machine_finishes(night: Night) -> None:
     assert driver.returncode == 75, said
     _, alive = psutil.wait_procs(started, timeout=PATIENCE_SECONDS)
     assert not alive
+    # Spark's own default is a folder for tables wherever a process happens to be.
+    assert not (night.world.home / "spark-warehouse").exists()
     assert 4 not in night.written()
     scored = night.score(LOCAL)
     assert (scored.version, scored.reused_parts) == (night.first.version, len(finished))

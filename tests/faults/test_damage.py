@@ -142,7 +142,7 @@ DAMAGE = {
     "a scored part is deleted": Damage(
         "score: end", "remove", SCORED, r"version=v\w+", "(?i)run the partition again"
     ),
-    "a byte of a part is flipped after the audit": Damage(
+    "a scored part is cut short after the audit": Damage(
         "publish: after audit", "cut", SCORED, r"part-00001\.parquet", "(?i)run the partition again"
     ),
     "the receipts hold another run's": Damage(

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from playwright.sync_api import expect
 
+from include.errors import PermanentError
 from tests.e2e.airflow.deployment import DagRun, Deployment
 from tests.e2e.airflow.pages import Browser
 from tests.e2e.airflow.readers import require_one_whole_version
@@ -140,6 +141,16 @@ def test_a_date_in_the_future_is_a_red_run_with_one_clear_line(
     found = run.report["problem"]["found"]
     assert "2999-01-01 lies in the future" in found and "\n" not in found
     assert airflow.inbox.messages[before:], "people were told of the failure"
+
+
+@pytest.mark.parametrize("conf", [{"partition_date": "yesterday"}, {"rescore": "some"}])
+def test_a_value_of_the_wrong_kind_makes_no_run(
+    airflow: Deployment, churn: str, conf: dict[str, str]
+) -> None:
+    before = len(airflow.runs(churn))
+    with pytest.raises(PermanentError, match=f"answered 400 .*{next(iter(conf.values()))}"):
+        airflow.trigger(churn, **conf)
+    assert len(airflow.runs(churn)) == before
 
 
 def test_every_link_of_a_run_opens_what_it_names(
