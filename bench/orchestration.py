@@ -1,7 +1,7 @@
 """What an orchestrator adds to a run, and how long a backfill takes.
 
-    make demo && python bench/orchestration.py [--days 30] [--parallel 1 2 4] [--rounds 5]
-                                               [--skip backfill|overhead]
+    make demo && python bench/orchestration.py [--days 30] [--parallel 1 2 4] [--via local airflow]
+                                               [--rounds 5] [--skip backfill|overhead]
 
 Runs the demo's `flight_delay` for days of October 2013, in a fresh workspace for each measurement.
 
@@ -45,12 +45,14 @@ from include.settings import AirflowServer, settings, silence_telemetry  # noqa:
 PIPELINE = "flight_delay"
 FIRST = dt.date(2013, 10, 1)
 REST_SECONDS = 20
+WAYS = ("local", "airflow")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--parallel", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--via", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--skip", choices=["backfill", "overhead"])
     parser.add_argument("--warm", type=int, help=argparse.SUPPRESS)
@@ -64,7 +66,7 @@ def main() -> None:
     if arguments.skip != "overhead":
         overhead(arguments.rounds)
     if arguments.skip != "backfill":
-        backfills(arguments.days, arguments.parallel)
+        backfills(arguments.days, arguments.parallel, arguments.via)
 
 
 @dataclass(frozen=True)
@@ -149,23 +151,25 @@ def cpu_below() -> float:
     return total
 
 
-def backfills(days: int, parallel: list[int]) -> None:
+def backfills(days: int, parallel: list[int], ways: list[str]) -> None:
     print(f"backfill of {days} days of {PIPELINE}: seconds on the clock, and of the processor")
-    print(f"  {'parallel':>8} {'local':>8} {'CPU':>8} {'airflow':>8} {'CPU':>8}")
-    last = day(days - 1)
-    for at_once in parallel:
-        wanted = [PIPELINE, "--from", str(FIRST), "--to", str(last), "--parallel", str(at_once)]
-        with fresh_workspace() as environment:
-            local = timed(environment, "backfill", *wanted, "--via", "local")
-        with fresh_workspace() as environment, airflow(environment):
+    print(f"  {'via':<8} {'parallel':>8} {'clock':>8} {'CPU':>8}")
+    for way in ways:
+        for at_once in parallel:
+            took = backfill(way, at_once, day(days - 1))
+            print(f"  {way:<8} {at_once:>8} {took.wall:>8.0f} {took.cpu:>8.0f}", flush=True)
+
+
+def backfill(way: str, at_once: int, last: dt.date) -> Took:
+    command = ["backfill", PIPELINE, "--from", str(FIRST), "--to", str(last), "--via", way]
+    command += ["--parallel", str(at_once)]
+    with fresh_workspace() as environment:
+        if way == "local":
+            return timed(environment, *command)
+        with airflow(environment):
             used = cpu_below()
-            remote = timed(environment, "backfill", *wanted, "--via", "airflow")
-            server = cpu_below() - used
-        print(
-            f"  {at_once:>8} {local.wall:>8.0f} {local.cpu:>8.0f} {remote.wall:>8.0f} "
-            f"{remote.cpu + server:>8.0f}",
-            flush=True,
-        )
+            took = timed(environment, *command)
+            return Took(took.wall, took.cpu + cpu_below() - used)
 
 
 def day(number: int) -> dt.date:

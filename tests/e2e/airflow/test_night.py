@@ -162,6 +162,26 @@ def test_a_backfill_takes_no_slot_of_a_scheduled_run(airflow: Deployment, night:
         assert {task["pool"] for task in run.tasks.values()} == {BACKFILL_POOL}
 
 
+def test_airflows_own_backfill_publishes_the_local_dates_of_its_ticks(
+    airflow: Deployment, night: Night
+) -> None:
+    # A tick is an instant; its partition is the date in the zone of the pipeline, less the lag.
+    earlier = [FIRST - dt.timedelta(days=2), FIRST - dt.timedelta(days=1)]
+    known = {run.id for run in airflow.runs(HISTORY, "backfill")}
+    of_first = next(run for run in airflow.runs(HISTORY, "backfill") if run.as_of == FIRST)
+    tick = dt.datetime.fromisoformat(of_first.shown["logical_date"])
+    window = (tick - dt.timedelta(days=2, hours=3), tick - dt.timedelta(hours=3))
+    airflow.airflow.command(
+        *("backfill", "create", "--dag-id", HISTORY, "--max-active-runs", "2"),
+        *("--from-date", window[0].isoformat(), "--to-date", window[1].isoformat()),
+    )
+    made = [run for run in airflow.runs(HISTORY, "backfill") if run.id not in known]
+    assert [run.ended() for run in made] == ["success", "success"]
+    assert sorted(run.as_of for run in made) == earlier
+    for day in earlier:
+        require_one_whole_version(HISTORY, day)
+
+
 def test_a_date_that_airflow_has_a_green_run_of_is_run_again_where_it_is_asked_for(
     airflow: Deployment, night: Night
 ) -> None:
