@@ -25,6 +25,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from dags.airflow_run import connection_of, own_run_id, report_page
+from include import storage
 from include.connections import use_connections_of
 from include.errors import PermanentError, TransientError
 from include.settings import settings
@@ -77,15 +78,20 @@ class AskForApproval(HITLOperator):
         self.subject = subject_of(held)
         page = report_page(context["dag_run"].dag_id, context["dag_run"].run_id)
         self.body = question(held, store.manifest(as_of, version), page)
-        upsert_hitl_detail(
-            ti_id=ti.id,
-            options=self.options,
-            subject=self.subject,
-            body=self.body,
-            defaults=self.defaults,
-            multiple=False,
-            params=self.serialized_params,
-        )
+        # Airflow forgets an answer when it is asked again: a retry only waits for it, or finds it.
+        name = f"asked-{ti.id}-{held.question}.json"
+        asked = storage.join(workspace.run(own_run_id(context)), name)
+        if not storage.exists(asked):
+            upsert_hitl_detail(
+                ti_id=ti.id,
+                options=self.options,
+                subject=self.subject,
+                body=self.body,
+                defaults=self.defaults,
+                multiple=False,
+                params=self.serialized_params,
+            )
+            storage.write(asked, held.model_dump_json().encode())
         self.log.info("%s waits for a person: %s", held.version, held.how_to_answer())
         return self.defer(
             trigger=AnswerTrigger(

@@ -34,6 +34,9 @@ COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 HEALTH_PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 START_SECONDS = 180
 STOP_SECONDS = 15
+# A killed scheduler's workers keep its connection open, and with it the lock without which no other
+# scheduler starts a task: PostgreSQL ends the transaction after so long.
+IDLE_SECONDS = 120
 LOGIN = "admin"
 BACKFILL_POOL = "daybreak_backfill"
 
@@ -222,6 +225,9 @@ class LocalAirflow:
         found = self._postgres.psql("SELECT 1 FROM pg_database WHERE datname = 'airflow'")
         if "(1 row)" not in found:
             self._postgres.psql("CREATE DATABASE airflow")
+        self._postgres.psql(
+            f"ALTER DATABASE airflow SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
+        )
         uri = str(self._postgres.get_uri())
         return uri.replace("postgresql://", "postgresql+psycopg2://").replace(
             "/postgres?", "/airflow?"

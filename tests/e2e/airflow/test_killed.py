@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from tests.e2e.airflow.deployment import Deployment
 from tests.e2e.airflow.readers import require_one_whole_version
@@ -30,3 +31,15 @@ def test_a_run_whose_scheduler_is_killed_twice_ends_green_with_one_whole_version
     assert run.report["state"] == "published"
     assert require_one_whole_version(ORPHANED, DAY).rows_in == ROWS
     assert set(airflow.airflow.health().values()) == {"healthy"}
+
+
+def test_a_lock_that_a_dead_scheduler_left_is_taken_from_it(airflow: Deployment) -> None:
+    database = create_engine(airflow.airflow.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    try:
+        with database.connect() as connection:
+            # A killed scheduler's workers hold its connection, in the middle of a transaction.
+            shown = connection.execute(text("SHOW idle_in_transaction_session_timeout"))
+            limit = shown.scalar_one()
+    finally:
+        database.dispose()
+    assert limit == "2min"

@@ -180,6 +180,8 @@ def test_airflows_own_backfill_publishes_the_local_dates_of_its_ticks(
     assert sorted(run.as_of for run in made) == earlier
     for day in earlier:
         require_one_whole_version(HISTORY, day)
+    # The runs end first; Airflow says so of the backfill at its next look.
+    airflow.until(lambda: airflow.api.active_backfill(HISTORY) is None, "an end of the backfill")
 
 
 def test_a_date_that_airflow_has_a_green_run_of_is_run_again_where_it_is_asked_for(
