@@ -24,6 +24,7 @@ from daybreak.backfill import Backfill, Board, PartitionResult, Results
 from include.errors import TransientError
 from include.partition import Partition
 from include.run import Value
+from include.spawned import spawn
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnContext, SpawnProcess
@@ -82,16 +83,7 @@ class _Worker:
 
     @classmethod
     def start(cls, context: SpawnContext, pipeline: str) -> _Worker:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(pipeline, theirs), name="backfill")
-        # Ctrl-C reaches a process that is still starting, which would tell of it in a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()  # so that our end says when the process is gone
-        return cls(process, ours)
+        return cls(*spawn(context, "backfill", _work, pipeline))
 
     def take(self, partition: Partition, board: Board) -> None:
         self.partition = partition
@@ -155,7 +147,7 @@ def _signal_group(worker: _Worker, number: signal.Signals) -> None:
         worker.process.kill()
 
 
-def _work(pipeline: str, pipe: Connection) -> None:
+def _work(pipe: Connection, pipeline: str) -> None:
     """Take dates from the pipe until it closes; answer with steps as they begin, then a result."""
     # A group of its own: a terminal's Ctrl-C reaches the parent alone, which passes it on once.
     os.setpgrp()

@@ -21,6 +21,7 @@ from include.errors import PermanentError, TransientError
 from include.receipts import record_failure
 from include.run import Part, Receipt
 from include.scoring import ScoringJob
+from include.spawned import spawn
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnContext, SpawnProcess
@@ -111,20 +112,8 @@ class _Process:
     def start(
         cls, context: SpawnContext, job: ScoringJob, prepare: Callable[[], object]
     ) -> _Process:
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_work,
-            args=(job.model_dump_json(), theirs, prepare, object_stores.known()),
-            name="score",
-        )
-        # Ctrl-C reaches a process that is still starting, which would tell of it in a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()  # so that our end says when the process is gone
-        return cls(process, ours)
+        stores = object_stores.known()
+        return cls(*spawn(context, "score", _work, job.model_dump_json(), prepare, stores))
 
     def take(self, part: Part) -> None:
         self.part = part
@@ -157,8 +146,8 @@ class _Process:
 
 
 def _work(
-    job_json: str,
     pipe: Connection,
+    job_json: str,
     prepare: Callable[[], object],
     stores: dict[str, dict[str, str]],
 ) -> None:

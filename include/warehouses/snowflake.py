@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from include.connections import Connection
 from include.errors import PermanentError
 from include.snowflake.session import Field, Session
+from include.warehouses.statement import tokens_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,27 +85,13 @@ def bound(sql: str, params: Mapping[str, dt.date]) -> Statement:
     Raises PermanentError for a name that is not in `params`, for a `?` of the query's own, and for
     more than one statement.
     """
-    import sqlglot
-    from sqlglot.errors import SqlglotError
-
-    try:
-        tokens = sqlglot.tokenize(sql, read="snowflake")
-    except SqlglotError as error:
-        raise _refused(
-            f"the query cannot be read: {str(error).splitlines()[0]}", "close every string in it"
-        ) from None
-    kinds = [token.token_type.name for token in tokens]
-    while kinds and kinds[-1] == "SEMICOLON":
-        kinds.pop()
-    if "SEMICOLON" in kinds:
-        raise _refused("the query holds more than one statement", "keep one SELECT")
-    if "PLACEHOLDER" in kinds:
+    tokens, end = tokens_of(sql, "snowflake", _WHERE)
+    if any(token.token_type.name == "PLACEHOLDER" for token in tokens):
         raise _refused("nothing is bound to '?' in the query", f"use only ${', $'.join(params)}")
     pieces: list[str] = []
     values: list[dt.date] = []
     unknown: list[str] = []
     position = 0
-    end = tokens[len(kinds) - 1].end + 1 if kinds else 0
     for sign, name in itertools.pairwise(tokens):
         adjacent = sign.end + 1 == name.start
         if sign.token_type.name != "PARAMETER" or not (adjacent and name.text.isidentifier()):

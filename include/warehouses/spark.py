@@ -35,6 +35,7 @@ from include.spark.rendering import is_local, rendered
 from include.spark.session import spark_fault, spark_session, use_python
 from include.spark.shipping import ship_code
 from include.storage import local_path
+from include.warehouses.statement import tokens_of
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -209,20 +210,7 @@ def bound(sql: str, params: Mapping[str, dt.date]) -> str:
 
     Raises PermanentError for a name that is not in `params` and for more than one statement.
     """
-    import sqlglot
-    from sqlglot.errors import SqlglotError
-
-    try:
-        tokens = sqlglot.tokenize(sql, read="spark")
-    except SqlglotError as error:
-        raise _refused(
-            f"the query cannot be read: {str(error).splitlines()[0]}", "close every string in it"
-        ) from None
-    kinds = [token.token_type.name for token in tokens]
-    while kinds and kinds[-1] == "SEMICOLON":
-        kinds.pop()
-    if "SEMICOLON" in kinds:
-        raise _refused("the query holds more than one statement", "keep one SELECT")
+    tokens, end = tokens_of(sql, "spark", _WHERE)
     signs = [
         (sign.start, name.text)
         for sign, name in itertools.pairwise(tokens)
@@ -233,7 +221,6 @@ def bound(sql: str, params: Mapping[str, dt.date]) -> str:
         raise _refused(
             f"the query asks for ${', $'.join(unknown)}", f"use only ${', $'.join(params)}"
         )
-    end = tokens[len(kinds) - 1].end + 1 if kinds else 0
     text = list(sql[:end])
     for start, _ in signs:
         text[start] = ":"
