@@ -17,6 +17,8 @@ from include.errors import BadConfig
 from include.pipeline import CONFIG, Pipeline
 from include.run import Request
 
+_ANY_ENGINE: TypeAdapter[EngineConfig] = TypeAdapter(EngineConfig)
+
 
 def overridden(pipeline: Pipeline, request: Request) -> Pipeline:
     """The pipeline as this run has it; raises BadConfig for what the pipeline cannot do."""
@@ -67,7 +69,7 @@ def _engine(pipeline: Pipeline, kind: str, *, in_airflow: bool) -> EngineConfig:
     if importlib.util.find_spec(f"include.engines.{kind}") is None:
         raise BadConfig(f"the engine {kind!r} is not installed", do="leave the engine out")
     try:
-        engine: EngineConfig = TypeAdapter(EngineConfig).validate_python({"kind": kind})
+        engine: EngineConfig = _ANY_ENGINE.validate_python({"kind": kind})
     except ValidationError as error:
         needed = ", ".join(".".join(map(str, each["loc"][1:])) for each in error.errors())
         raise BadConfig(

@@ -136,19 +136,22 @@ def _evidently(
     run: Run, pipeline: Pipeline, workspace: Workspace, rows: VersionRows, trailing: Trailing
 ) -> tuple[str | None, str, bool]:
     """Evidently's page: its URI, what to say about it, and whether making it failed."""
-    wanted = pipeline.config.drift.evidently_rows
-    if not wanted or not rows.rows:
+    config = pipeline.config.drift
+    if not config.evidently_rows or not rows.rows:
         return None, "", False
     try:
         import pyarrow.parquet as pq
 
         from include.drift.evidently_report import evidently_page
 
-        reference = reference_sample(trailing, run.model.uri, wanted)
+        reference = reference_sample(trailing, run.model.uri, config.evidently_rows)
         if reference is None:
             return None, "No Evidently page: there are no reference rows yet.", False
         content = storage.read(sample_at(workspace, rows.as_of, rows.version))
-        page = evidently_page(pq.read_table(io.BytesIO(content)), reference)
+        current = pq.read_table(io.BytesIO(content))
+        # Half of the page's seconds and bytes go with the columns that count for no verdict.
+        watched = [name for name in current.column_names if name not in config.ignore]
+        page = evidently_page(current.select(watched), reference)
         uri = storage.join(workspace.run(run.run_id), "evidently.html")
         storage.write(uri, page.encode())
     except Exception as error:

@@ -361,6 +361,14 @@ def test_evidentlys_page_is_made_of_the_days_before(tiny: World) -> None:
     assert storage.exists(drift(*inputs).evidently_uri or "")
 
 
+def test_evidentlys_page_shows_the_columns_that_are_watched(tiny: World) -> None:
+    tiny.configure({"drift": {"evidently_rows": 200, "ignore": ["tenure_days"]}})
+    result = drift(*_inputs(tiny))
+    assert result.evidently_uri is not None
+    page = storage.read(result.evidently_uri).decode()
+    assert "balance" in page and "tenure_days" not in page
+
+
 def test_without_reference_rows_there_is_no_page_and_the_message_says_so(tiny: World) -> None:
     tiny.configure({"drift": {"evidently_rows": 200}})
     inputs = _inputs(tiny)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from include.drift.histograms import kind_of
+from include.imports import large_import
 from include.settings import silence_telemetry
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ def evidently_page(current: pa.Table, reference: pa.Table) -> str:
     numbers, categories = _columns(current, reference)
     if not numbers and not categories:
         raise ValueError("the samples have no column with values in common")
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.presets import DataDriftPreset
+    with large_import("evidently"):
+        from evidently import DataDefinition, Dataset, Report
+        from evidently.presets import DataDriftPreset
 
     names = {name: _harmless(name) for name in (*numbers, *categories)}
     definition = DataDefinition(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 
+from include.imports import large_import
 from include.settings import silence_telemetry
 
 
@@ -22,7 +23,8 @@ def import_great_expectations() -> None:
     if blocked:
         sys.modules[name] = None  # type: ignore[assignment]
     try:
-        import great_expectations  # noqa: F401
+        with large_import("great_expectations"):
+            import great_expectations  # noqa: F401
     finally:
         if blocked:
             del sys.modules[name]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from include import storage
 from include.config import Model
 from include.errors import BadConfig, PermanentError, TransientError
+from include.imports import large_import
 from include.models.mlmodel import MLmodel
 from include.models.pinned import folder_digest, store_model
 from include.run import ModelInput, ModelVersion
@@ -132,9 +133,10 @@ def _registry() -> Iterator[MlflowClient]:
     uri = settings().registry
     _require_database(uri)
     silence_telemetry()
-    import sqlalchemy.exc
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    with large_import("mlflow"):
+        import sqlalchemy.exc
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
     # One line a run is ours; a database that is opened for the first time prints dozens.
     for noisy in ("mlflow", "alembic"):

@@ -23,7 +23,7 @@ from tests.world import FIRST_DAY, ROWS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-NIGHTLY, HISTORY = "nightly_churn", "churn_history"
+NIGHTLY, PAUSED, HISTORY = "nightly_churn", "paused_churn", "churn_history"
 ZONE = ZoneInfo("Europe/Berlin")
 PARALLEL = 3
 DAYS_BACK = 10 if os.environ.get("DAYBREAK_LONG_TESTS") else 4
@@ -56,7 +56,8 @@ def night(running: Deployment) -> Night:
     # unpaused: a scheduled run of the very DAG that is backfilled.
     running.add(HISTORY, schedule(now - dt.timedelta(minutes=5), start=FIRST_DAY))
     tick = (dt.datetime.now(ZONE) + dt.timedelta(seconds=90)).replace(second=0, microsecond=0)
-    running.add(NIGHTLY, schedule(tick, start=tick.date(), due=tick + dt.timedelta(seconds=2)))
+    for name in (NIGHTLY, PAUSED):
+        running.add(name, schedule(tick, start=tick.date(), due=tick + dt.timedelta(seconds=2)))
     left = (tick - dt.datetime.now(ZONE)).total_seconds()
     time.sleep(max(0.0, left - START_OF_A_SHELL_SECONDS))
     backfill = running.start_shell(
@@ -64,6 +65,8 @@ def night(running: Deployment) -> Night:
         *("--parallel", str(PARALLEL), "--json"),
     )
     try:
+        running.until(lambda: running.runs(PAUSED), "a run of the schedule")
+        running.pause(PAUSED)
         (scheduled,) = running.until(lambda: running.runs(NIGHTLY), "a run of the schedule")
         scheduled.ended()
         printed, said = backfill.communicate(timeout=1500)
@@ -110,9 +113,22 @@ def test_a_deadline_that_passes_is_told_with_the_step_that_runs(
     assert "is running" in said["Where"] or "not" in said["Where"], said
     assert f"/dags/{NIGHTLY}/runs/scheduled__" in said["Run"]
     assert said["Readers"] == "nothing of this table is known to be published"
-    # One alarm, and none of the runs of a backfill or of a DAG without a deadline.
+
+
+def test_a_run_that_somebody_paused_is_late_all_the_same(airflow: Deployment, night: Night) -> None:
+    alarm = airflow.inbox.wait(120, title=f"{PAUSED} {TONIGHTS}: late, not published by")
+    assert alarm is not None, [message["title"] for message in airflow.inbox.messages]
+    airflow.pause(PAUSED, False)
+    (run,) = airflow.runs(PAUSED)
+    assert run.ended() == "success"
+    require_one_whole_version(PAUSED, TONIGHTS)
+
+
+def test_a_late_run_is_told_of_once_and_a_backfill_is_never_late(
+    airflow: Deployment, night: Night
+) -> None:
     late = [each["title"] for each in airflow.inbox.messages if "late, not" in each["title"]]
-    assert [title.split()[0] for title in late] == [NIGHTLY]
+    assert sorted(title.split()[0] for title in late) == [NIGHTLY, PAUSED]
 
 
 def test_a_backfill_publishes_every_date_once_and_as_many_at_a_time_as_asked(
