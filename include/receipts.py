@@ -114,13 +114,6 @@ def forget_failures(job: ScoringJob, parts: Iterable[int]) -> None:
     storage.delete(sorted(again & there))
 
 
-def forget_parts(job: ScoringJob) -> None:
-    """Delete every receipt and failure record: no part counts as scored any more."""
-    names = ("part-", "quarantine-", "failure-")
-    entries = storage.entries(job.receipts_uri)
-    storage.delete([entry.uri for entry in entries if _name(entry.uri).startswith(names)])
-
-
 def _contents(job: ScoringJob, prefix: str, known: Collection[str] = ()) -> list[bytes]:
     """The JSON records whose names begin with `prefix`; one deleted since it was listed is not."""
     names = {_name(entry.uri): entry.uri for entry in storage.entries(job.receipts_uri)}

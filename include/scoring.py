@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import Field
 
 from include import storage
+from include.environment import differences, environment_for
 from include.errors import CorruptData, PermanentError
 from include.poison import scores_without_poison
 from include.quarantine import (
@@ -20,7 +21,6 @@ from include.quarantine import (
     write_quarantine,
 )
 from include.receipts import failures as failures
-from include.receipts import forget_parts
 from include.receipts import receipts as receipts
 from include.run import Column, ModelVersion, Part, Receipt, Value
 from include.scorers.device import Device
@@ -37,16 +37,26 @@ if TYPE_CHECKING:
 # Readers scan row groups side by side; parts are mostly smaller than one.
 _ROW_GROUP_ROWS = 131_072
 
+# What a job takes from the run that opened it last.
+_OF_THE_LAST_RUN = (
+    *("run_id", "scored_at", "published", "max_failed"),
+    *("parts_uri", "quarantine_uri", "snapshot_uri"),
+)
+
 
 class ScoringJob(Value):
     """All that a worker needs to score any part of a version; JSON, in storage.
 
-    Made once per version: whoever resumes it reads the same `run_id` and `scored_at`, so that a
-    part has the same bytes whoever scores it. `snapshot_uri` is the manifest that lists the parts,
-    `parts_uri` is where scored parts go and `receipts_uri` where their receipts go. At most
-    `max_failed` rows may be such that the model fails on them, over all parts. `environment` are
-    the versions of the libraries where the job was made, see environment.py, and `device` is where
-    its workers compute, see scorers/device.py.
+    `run_id` and `scored_at` are of the store's claim, the same for whoever scores the version, so
+    that a part has the same bytes and the same name whoever scores it. Another claim makes other
+    names: who still deletes files of a version that was deleted and made again meets no new one.
+
+    `snapshot_uri` is the manifest that lists the parts, `parts_uri` is where scored parts go and
+    `receipts_uri` where their receipts go. At most `max_failed` rows may be such that the model
+    fails on them, over all parts. `environment` are the versions of the libraries where the job was
+    made, see environment.py, and `device` is where its workers compute, see scorers/device.py.
+    `published` are the digests, by part, of a version that was committed before: a part of it that
+    is scored again must come out the same.
     """
 
     pipeline: str
@@ -66,13 +76,19 @@ class ScoringJob(Value):
     max_failed: int = 0
     device: Device = "auto"
     environment: dict[str, str] = Field(default_factory=dict)
+    published: dict[int, str] = Field(default_factory=dict)
 
     @property
     def uri(self) -> str:
         return storage.join(self.receipts_uri, "job.json")
 
     def part_uri(self, index: int) -> str:
-        return storage.join(self.parts_uri, f"part-{index:05d}.parquet")
+        return storage.join(self.parts_uri, f"part-{index:05d}-{self._claim}.parquet")
+
+    @property
+    def _claim(self) -> str:
+        claim = f"{self.run_id} {self.scored_at.timestamp():.6f}"
+        return hashlib.sha256(claim.encode()).hexdigest()[:8]
 
     def receipt_uri(self, index: int) -> str:
         return storage.join(self.receipts_uri, f"part-{index:05d}.json")
@@ -95,13 +111,11 @@ def version_id(snapshot_digest: str, model_digest: str, config_digest: str) -> s
 def open_job(job: ScoringJob) -> ScoringJob:
     """The job of this version: the one that is in storage, or else `job`, stored.
 
-    Its run and its time stay. A table that was moved (`predictions.uri`) moves the job with it, and
-    its parts are scored anew.
+    What it was made with stays: the model and the libraries. A table that was moved
+    (`predictions.uri`) moves the job with it, and a version that was deleted gets another claim:
+    then its parts are scored anew.
     """
-    if not storage.exists(job.uri):
-        # Parts of a job that somebody deleted name its run, not the one of this job.
-        forget_parts(job)
-    if storage.create(job.uri, job.model_dump_json(indent=2).encode()):
+    if storage.create(job.uri, _written(job)):
         return job
     stored = load_job(job.uri)
     if (stored.as_of, stored.version) != (job.as_of, job.version):
@@ -111,17 +125,14 @@ def open_job(job: ScoringJob) -> ScoringJob:
             where=job.uri,
             do="delete it and run the partition again",
         )
-    # The snapshot of a release before this key is not in its job.
-    places = {
-        "parts_uri": job.parts_uri,
-        "quarantine_uri": job.quarantine_uri,
-        "snapshot_uri": job.snapshot_uri,
-        "max_failed": job.max_failed,
-    }
-    moved = stored.model_copy(update=places)
-    if moved != stored:
-        storage.write(job.uri, moved.model_dump_json(indent=2).encode())
-    return moved
+    opened = stored.model_copy(update={name: getattr(job, name) for name in _OF_THE_LAST_RUN})
+    if opened != stored:
+        storage.write(job.uri, _written(opened))
+    return opened
+
+
+def _written(job: ScoringJob) -> bytes:
+    return job.model_dump_json(indent=2).encode()
 
 
 def load_job(uri: str) -> ScoringJob:
@@ -161,6 +172,8 @@ def score_part(
     started = time.perf_counter()
     scored, failed = scored_rows(job, part, scorer, quarantined)
     content = _parquet(scored, job)
+    digest = hashlib.sha256(content).hexdigest()
+    _require_as_published(job, part, digest)
     storage.write(job.part_uri(part.index), content)
     if failed is not None:
         write_quarantine(job.failed_uri(part.index), failed)
@@ -172,7 +185,7 @@ def score_part(
         scored=scored.num_rows,
         quarantined=part.rows - scored.num_rows - count,
         bytes=len(content),
-        digest=hashlib.sha256(content).hexdigest(),
+        digest=digest,
         seconds=round(time.perf_counter() - started, 4),
         device=scorer.device,
         failed=count,
@@ -180,6 +193,21 @@ def score_part(
     )
     storage.write(job.receipt_uri(part.index), receipt.model_dump_json(indent=2).encode())
     return receipt
+
+
+def _require_as_published(job: ScoringJob, part: Part, digest: str) -> None:
+    if job.published.get(part.index, digest) == digest:
+        return
+    others = differences(job.environment, environment_for(job.model.flavor))
+    made_with = ", ".join(f"{name} {was}" for name, (was, _) in others.items() if was)
+    raise CorruptData(
+        f"part {part.index} of version {job.version} of {job.as_of}, which was published, is not "
+        "the file that it was, and scored again it holds other bytes"
+        + (f" (it was scored with {made_with})" if made_with else ""),
+        where=job.part_uri(part.index),
+        do="nothing was written: restore the file from a backup, score with the libraries of then, "
+        "or roll back to another version",
+    )
 
 
 def scored_rows(

@@ -57,11 +57,26 @@ def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> P
             )
             _forget_damaged(scored, audited)
             approval = _cleared(run, config, manifest, audited, current)
+        else:
+            _require_same_parts(manifest, load_job(scored.uri))
         published = store.commit(manifest, run.planned_at, approval)
         if approval is None and audited.checks:
             approvals.forget(workspace, as_of, scored.version)
         recorder.result = noted(run, published, approval, audited)
         return recorder.result
+
+
+def _require_same_parts(manifest: VersionManifest, job: ScoringJob) -> None:
+    """Hold the parts that are there against those that were published, which readers have."""
+    found = {receipt.part: receipt.digest for receipt in receipts(job)}
+    others = [part.part for part in manifest.parts if found.get(part.part) != part.digest]
+    if others:
+        raise CorruptData(
+            f"part {min(others)} of version {manifest.version} is not the one that was published"
+            + (f", nor are {len(others) - 1} more" if len(others) > 1 else ""),
+            where=job.receipt_uri(min(others)),
+            do="delete that receipt and run the partition again, which scores the part once more",
+        )
 
 
 def _forget_damaged(scored: Scored, audited: Audited) -> None:

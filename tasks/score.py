@@ -19,7 +19,7 @@ from include.receipts import failures, forget_failures, receipts
 from include.run import GateResult, Receipt, Run, Scored, Snapshot, SnapshotManifest
 from include.scoring import ScoringJob, open_job, version_id
 from include.snapshots import load_manifest
-from include.stores import open_store
+from include.stores import Claim, Store, open_store
 from include.workspace import Workspace
 from tasks.step import step_of
 
@@ -102,12 +102,14 @@ def _job(
     workspace, as_of = Workspace(run.workspace, run.pipeline), run.partition.as_of
     version = version_id(manifest.digest, run.model.digest, run.config_digest)
     store = open_store(config.predictions, workspace.predictions())
+    asked = Claim(run_id=run.run_id, scored_at=dt.datetime.now(dt.UTC))
+    claim = store.claim(as_of, version, asked)
     return ScoringJob(
         pipeline=run.pipeline,
         as_of=as_of,
         version=version,
-        run_id=run.run_id,
-        scored_at=dt.datetime.now(dt.UTC),
+        run_id=claim.run_id,
+        scored_at=claim.scored_at,
         model=run.model,
         output=config.model.output,
         key=config.key,
@@ -120,7 +122,16 @@ def _job(
         max_failed=_max_failed(config, manifest, gate),
         device=config.model.device,
         environment=environment_for(run.model.flavor),
+        published=_published(store, as_of, version),
     )
+
+
+def _published(store: Store, as_of: dt.date, version: str) -> dict[int, str]:
+    """The digests of the version's parts, by their number, where it was committed before."""
+    manifest = store.manifest(as_of, version)
+    if manifest is None or version not in {one.version for one in store.versions(as_of)}:
+        return {}
+    return {receipt.part: receipt.digest for receipt in manifest.parts}
 
 
 def _max_failed(config: PipelineConfig, manifest: SnapshotManifest, gate: GateResult) -> int:

@@ -18,11 +18,13 @@ from deltalake.exceptions import CommitFailedError
 
 from include.errors import PermanentError, TransientError
 from include.run import Column
-from include.stores import delta, delta_log
+from include.stores import Claim, delta, delta_log
 from include.stores.delta import Table
 from include.stores.delta_schema import delta_type
 from tests import processes
 from tests.staged_versions import DAY, PLANNED_AT, staged
+
+LATER = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)  # than every commit that a test makes
 
 
 @pytest.fixture
@@ -38,6 +40,18 @@ def store(folder: Path) -> Table:
 def test_a_plain_path_is_a_table_too(folder: Path) -> None:
     assert Table(str(folder)).root == folder.as_uri()
     assert Table("s3://bucket/predictions/").root == "s3://bucket/predictions"
+
+
+def test_a_version_is_whose_who_asked_first_until_it_is_deleted(store: Table) -> None:
+    first, second = (Claim(run_id=run, scored_at=PLANNED_AT) for run in ("first", "second"))
+    assert store.claim(DAY, "v1", first) == first
+    assert store.claim(DAY, "v1", second) == first
+    assert store.claim(DAY, "v2", second) == second
+    # Nothing of it was ever written: upkeep finds it all the same.
+    assert [one.version for one in store.stored()] == ["v1", "v2"]
+    assert store.delete([(DAY, "v1")], "left", LATER) == [(DAY, "v1")]
+    assert [one.version for one in store.stored()] == ["v2"]
+    assert store.claim(DAY, "v1", second) == second
 
 
 def test_pandas_arrow_and_duckdb_read_the_current_versions(store: Table, folder: Path) -> None:
@@ -68,7 +82,7 @@ def test_who_reads_a_version_while_it_is_replaced_and_deleted_gets_the_one_after
         monkeypatch.setattr(delta, "read_current", real)
         other = Table(store.root)
         other.commit(staged(other, "v2", count=40), PLANNED_AT)
-        assert other.delete([(DAY, "v1")], "too old", PLANNED_AT) == [(DAY, "v1")]
+        assert other.delete([(DAY, "v1")], "too old", LATER) == [(DAY, "v1")]
         return real(*args)
 
     monkeypatch.setattr(delta, "read_current", slow)

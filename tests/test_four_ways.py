@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from include import storage
-from include.receipts import forget_parts, receipts
+from include.receipts import receipts
 from include.run import Scored
 from include.scoring import ScoringJob, load_job
 from include.settings import PROJECT
@@ -95,7 +95,8 @@ class Night:
         job = self.job
         kept = {receipt.part: storage.read(job.receipt_uri(receipt.part))
                 for receipt in receipts(job)}  # fmt: skip
-        forget_parts(job)
+        records = (entry.uri for entry in storage.entries(job.receipts_uri))
+        storage.delete([uri for uri in records if uri != job.uri])
         for index, content in kept.items():
             if index in but:
                 storage.write(job.receipt_uri(index), content)

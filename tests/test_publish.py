@@ -15,8 +15,11 @@ from include.approvals import Held, held_uri
 from include.audit import AuditFailed, HeldForApproval
 from include.config import Predictions
 from include.errors import CorruptData, PermanentError
+from include.pipeline import planned_pipeline
 from include.run import GateResult, Published, Run, Scored, Snapshot
+from include.scoring import load_job
 from include.stores import Store, open_store
+from include.stores.delta_files import verify
 from include.workspace import Workspace
 from tasks.extract import extract
 from tasks.gate import gate
@@ -191,8 +194,7 @@ def test_a_part_that_changed_after_scoring_is_not_published(
     tiny: World, prepare: Prepare, store: Store
 ) -> None:
     prepared = prepare()
-    place = store.parts_uri(tiny.day, prepared.scored.version)
-    uri = storage.join(place, "part-00001.parquet")
+    uri = load_job(prepared.scored.uri).part_uri(1)
     content = bytearray(storage.read(uri))
     content[len(content) // 2] ^= 1
     storage.write(uri, bytes(content))
@@ -203,8 +205,7 @@ def test_a_part_that_changed_after_scoring_is_not_published(
 
 def test_a_part_that_vanished_is_missed(tiny: World, prepare: Prepare, store: Store) -> None:
     prepared = prepare()
-    place = store.parts_uri(tiny.day, prepared.scored.version)
-    storage.delete([storage.join(place, "part-00001.parquet")])
+    storage.delete([load_job(prepared.scored.uri).part_uri(1)])
     with pytest.raises(CorruptData, match=r"part 1 .* is gone.*part-00001.*(?i:run the partition)"):
         prepared.publish()
     assert store.current(tiny.day) is None
@@ -258,3 +259,95 @@ def test_a_pass_through_column_that_the_table_cannot_hold_says_what_to_cast(
     with pytest.raises(PermanentError, match=r"plan \(uint32\).*Cast plan to BIGINT"):
         prepare().publish()
     assert store.current(tiny.day) is None
+
+
+# What is published stays as it is.
+
+
+def _stands(store: Store, day: dt.date) -> dict[str, bytes]:
+    """The files of the date's versions; each version is whole and by its manifest."""
+    current = store.current(day)
+    assert current is not None
+    manifest = store.manifest(day, current.version)
+    assert manifest is not None
+    verify(manifest)
+    rows = store.read(day)
+    assert set(rows["run_id"].to_pylist()) == {manifest.run_id}
+    files = storage.entries(store.parts_uri(day, current.version))
+    return {entry.uri: storage.read(entry.uri) for entry in files}
+
+
+def test_a_job_that_somebody_deleted_leaves_the_published_version_as_it_is(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    first = prepare(run="first")
+    first.publish()
+    before = _stands(store, tiny.day)
+    storage.delete([first.scored.uri])
+    again = prepare(run="second")
+    assert _stands(store, tiny.day) == before
+    assert (again.publish().outcome, again.scored.reused_parts) == ("unchanged", again.scored.parts)
+    # Nor where its receipts are gone too: then it is scored again, to the same bytes.
+    storage.delete([entry.uri for entry in storage.entries(first.scored.uri.rpartition("/")[0])])
+    third = prepare(run="third")
+    assert third.scored.reused_parts == 0
+    assert third.publish().outcome == "unchanged"
+    assert _stands(store, tiny.day) == before
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_two_workspaces_with_one_table_make_one_version_of_the_same_inputs(
+    tiny: World, prepare: Prepare, monkeypatch: pytest.MonkeyPatch, *, published: bool
+) -> None:
+    place = (tiny.home / "shared").as_uri()
+    tiny.configure({"predictions": {"uri": place}})
+    store = open_store(Predictions(uri=place), place)
+    first = prepare(run="production")
+    if published:
+        first.publish()
+        before = _stands(store, tiny.day)
+    monkeypatch.setenv("DAYBREAK_WORKSPACE", (tiny.home / "laptop").as_uri())
+    second = prepare(run="laptop")
+    assert second.run.workspace != first.run.workspace
+    assert second.scored.version == first.scored.version
+    if published:
+        assert _stands(store, tiny.day) == before
+        assert second.publish().outcome == "unchanged"
+    else:
+        assert second.publish().outcome == "published"
+        before = _stands(store, tiny.day)
+        assert first.publish().outcome == "unchanged"
+    assert _stands(store, tiny.day) == before
+    assert set(store.read(tiny.day)["run_id"].to_pylist()) == {first.run.run_id}
+
+
+def test_receipts_that_are_not_the_published_versions_are_no_unchanged_version(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    prepared = prepare()
+    prepared.publish()
+    job = load_job(prepared.scored.uri)
+    receipt = json.loads(storage.read(job.receipt_uri(1)))
+    storage.write(job.receipt_uri(1), json.dumps(receipt | {"digest": "0" * 64}).encode())
+    with pytest.raises(CorruptData, match="part 1 of version .* not the one that was published"):
+        prepared.publish()
+    storage.delete([job.receipt_uri(1)])
+    assert prepare(run="again").publish().outcome == "unchanged"
+
+
+def test_a_version_that_was_deleted_and_made_again_has_files_of_its_own(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    first = prepare(run="first")
+    first.publish()
+    before = _stands(store, tiny.day)
+    rewrite(tiny, RICHER)
+    other = prepare(run="other")
+    other.publish()
+    deleted = [(tiny.day, first.scored.version)]
+    assert store.delete(deleted, "too old", dt.datetime.now(dt.UTC)) == deleted
+    rewrite(tiny, planned_pipeline(first.run).sql)
+    again = prepare(run="again")
+    assert again.scored.version == first.scored.version
+    again.publish()
+    assert not before.keys() & _stands(store, tiny.day).keys()

@@ -316,15 +316,41 @@ def test_a_column_that_the_snapshot_lacks_is_named(tiny: World) -> None:
         score_part(job, there.parts[0], _Stubborn(np.zeros(100)), {})
 
 
-def test_a_table_that_moved_gets_its_parts_anew_under_the_first_name(tiny: World) -> None:
+def test_a_table_that_moved_gets_its_parts_anew(tiny: World) -> None:
     there = _extracted(tiny)
     job = open_job(_job(tiny, there))
     score_part(job, there.parts[0], _Stubborn(np.zeros(100)), {})
     elsewhere = Workspace(tiny.workspace, "tiny").at("elsewhere")
-    moved = open_job(_job(tiny, there, parts_uri=elsewhere, run_id="other"))
+    moved = open_job(_job(tiny, there, parts_uri=elsewhere))
     assert (moved.parts_uri, moved.run_id) == (elsewhere, "r")
     assert receipts(moved) == []
     assert load_job(job.uri) == moved
+
+
+def test_parts_of_another_claim_are_other_files_and_are_scored_anew(tiny: World) -> None:
+    there = _extracted(tiny)
+    job = open_job(_job(tiny, there))
+    score_part(job, there.parts[0], _Stubborn(np.zeros(100)), {})
+    claimed = open_job(_job(tiny, there, run_id="other"))
+    assert (claimed.uri, claimed.run_id) == (job.uri, "other")
+    assert receipts(claimed) == []
+    score_part(claimed, there.parts[0], _Stubborn(np.zeros(100)), {})
+    assert sorted(_files(job)) == sorted([job.part_uri(0), claimed.part_uri(0)])
+
+
+def test_a_part_of_a_published_version_is_not_written_with_other_bytes(tiny: World) -> None:
+    there = _extracted(tiny)
+    job = _job(tiny, there)
+    published = score_part(job, there.parts[0], _Stubborn(np.zeros(100)), {})
+    storage.delete([job.part_uri(0)])
+    held = _job(tiny, there, published={0: published.digest}, environment={"lightgbm": "3.0"})
+    said = (
+        r"part 0 of version .* was published.*other bytes \(.*lightgbm 3\.0.*\).*restore the file"
+    )
+    with pytest.raises(CorruptData, match=said):
+        score_part(held, there.parts[0], _Stubborn(np.ones(100)), {})
+    assert _files(job) == {}
+    assert score_part(held, there.parts[0], _Stubborn(np.zeros(100)), {}).digest == published.digest
 
 
 def test_a_version_is_named_by_all_that_it_is_made_from() -> None:

@@ -19,7 +19,11 @@ from typer.testing import CliRunner, Result
 import daybreak
 from daybreak.cli import app
 from daybreak.run import new_request, run_steps
-from include import storage
+from daybreak.versions import table_of
+from include import approvals, storage
+from include.config import Retention
+from include.errors import CorruptData
+from include.retention import expire
 from include.settings import PROJECT
 from include.workspace import Workspace
 from tests.world import World, copy_world
@@ -286,6 +290,76 @@ def test_why_says_when_the_environment_is_another_and_when_it_was_not_recorded(
     assert "was not recorded" in text and "bit for bit" in text
 
 
+def test_why_says_that_retention_deleted_the_features(changing: World, versions: list[str]) -> None:
+    store, workspace = table_of("tiny").store, Workspace(changing.workspace, "tiny")
+    rules = Retention(snapshot_days=1)
+    gone = expire(workspace, store, rules, dt.datetime.now(dt.UTC) + dt.timedelta(days=3))
+    assert {each.kind for each in gone} == {"snapshot", "gate"}
+    result = invoke(
+        "why", "tiny", "--date", str(DAY), "--key", "account_id=1007", "--key", "channel=web"
+    )
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert f"the features that version {versions[1]} of {DAY} was scored from are deleted" in said
+    assert "retention keeps them for snapshot_days" in said and "were scored at 20" in said
+
+
+@pytest.mark.parametrize("fault", ["gone", "one bit", "shorter"])
+def test_damaged_parts_are_named_by_whoever_reads_them(
+    changing: World, versions: list[str], fault: str
+) -> None:
+    """By a read of an older version, by diff and by why: no wrong rows, and no library's error."""
+    folder = Path(changing.workspace.removeprefix("file://")) / f"tiny/predictions/as_of={DAY}"
+    part = sorted((folder / f"version={versions[0]}").iterdir())[1]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    if fault == "gone":
+        part.unlink()
+    else:
+        part.write_bytes(content if fault == "one bit" else content[:-9])
+    found = f"part 1 of version {versions[0]} of {DAY} is " + (
+        "gone" if fault == "gone" else "not the file that was scored"
+    )
+    with pytest.raises(CorruptData, match=rf"{found} \(file://.*part-00001.*partition again"):
+        daybreak.read("tiny", DAY, versions[0])
+    for command in (
+        ("diff", "tiny", *versions, "--date", str(DAY)),
+        ("diff", "tiny", *reversed(versions), "--date", str(DAY)),
+        ("why", "tiny", "--date", str(DAY), "--version", versions[0],
+         "--key", "account_id=1299", "--key", "channel=web"),
+    ):  # fmt: skip
+        result = invoke(*command)
+        assert result.exit_code == 1
+        assert found in " ".join(result.stderr.split())
+
+
+def test_a_damaged_record_is_named_by_whoever_reads_it(
+    changing: World, versions: list[str]
+) -> None:
+    workspace = Workspace(changing.workspace, "tiny")
+    listing, upkeep = ("versions", "tiny", "--date", str(DAY)), ("expire", "tiny")
+    for uri, what, command in (
+        (
+            f"{workspace.predictions()}/_daybreak/expired/as_of={DAY}/v0.json",
+            "the record of a deletion",
+            upkeep,
+        ),
+        (approvals.held_uri(workspace, DAY, versions[0]), "the question about a held", upkeep),
+        (approvals.answer_uri(workspace, DAY, versions[0], 1), "the answer about a held", listing),
+    ):
+        storage.write(uri, b'{"as_of": ')
+        result = invoke(*command)
+        assert result.exit_code == 1
+        said = " ".join(result.stderr.split())
+        assert what in said and uri.rpartition("/")[2] in said, said
+        storage.delete([uri])
+
+
+def test_a_moment_is_read_as_its_date(there: World) -> None:
+    moment = dt.datetime.combine(DAY, dt.time(5))
+    assert daybreak.read("tiny", moment).equals(daybreak.read("tiny", DAY))
+
+
 def test_why_refuses_a_model_that_was_changed(changing: World) -> None:
     (marker,) = [
         path
@@ -390,12 +464,26 @@ def test_all_partitions_of_a_model_version_go_back_and_those_that_cannot_are_nam
     assert within["partitions"] == []
 
 
+@pytest.mark.parametrize(("first", "last"), [("--from", "--to"), ("--since", "--until")])
+def test_the_days_of_a_models_rollback_are_given_from_the_first_to_the_last(
+    there: World, first: str, last: str
+) -> None:
+    def planned(*days: str) -> list[str]:
+        command = ("rollback", "tiny", *days, "--model-version", "2", "--dry-run", "--json")
+        return [one["as_of"] for one in json.loads(invoke(*command).stdout)["partitions"]]
+
+    assert planned(first, str(ONLY_ONE), last, str(DAY)) == [str(DAY)]
+    assert planned(first, str(ONLY_TWO), last, str(ONLY_TWO)) == [str(ONLY_TWO)]
+    assert planned(last, str(ONLY_ONE)) == []
+    assert planned(first, str(DAY)) == [str(DAY), str(ONLY_TWO)]
+
+
 def test_a_rollback_to_damaged_files_fails_and_readers_keep_what_they_have(
     changing: World, versions: list[str]
 ) -> None:
     part = next(
         Path(changing.workspace.removeprefix("file://")).glob(
-            f"tiny/predictions/as_of={DAY}/version={versions[0]}/part-00001.parquet"
+            f"tiny/predictions/as_of={DAY}/version={versions[0]}/part-00001-*.parquet"
         )
     )
     part.write_bytes(part.read_bytes()[:-1])
@@ -412,6 +500,8 @@ def test_a_rollback_to_damaged_files_fails_and_readers_keep_what_they_have(
         ("--date", "2026-02-05", "--model-version", "2"),
         ("--model-version", "2", "--to", "v1"),
         ("--date", "2026-02-05", "--since", "2026-02-01"),
+        ("--date", "2026-02-05", "--from", "2026-02-01"),
+        ("--model-version", "2", "--to", "2026-02-05", "--until", "2026-02-05"),
     ],
 )
 def test_options_that_do_not_go_together_are_bad_usage(
@@ -423,25 +513,31 @@ def test_options_that_do_not_go_together_are_bad_usage(
 # docs/versions.md
 
 
-def test_the_snippets_for_readers_in_the_documentation_run(there: World) -> None:
+def test_the_snippets_for_readers_in_the_documentation_run(
+    there: World, versions: list[str]
+) -> None:
     text = (PROJECT / "docs" / "versions.md").read_text("utf-8")
     snippets = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert len(snippets) >= 5
+    assert len(snippets) == 6
     table = Workspace(there.workspace, "tiny").predictions().removeprefix("file://")
+    older: list[set[str]] = []
     for snippet in snippets:
         for of_the_demo, here in {
             ".daybreak/workspace/flight_delay/predictions": table,
             "flight_delay": "tiny",
             "2013-10-01": str(DAY),
             "delay_minutes": "churn_probability",
-            "v622da41d16d8": current(DAY),
+            "v622da41d16d8": versions[0],
         }.items():
             snippet = snippet.replace(of_the_demo, here)
         seen: dict[str, Any] = {}
         exec(compile(snippet, "docs/versions.md", "exec"), seen)
         assert len(seen["rows"]) == 298
+        if "version=" in snippet:
+            older.append(set(seen["rows"]["version"]))
         if "spark" in seen:
             seen["spark"].stop()
+    assert older == [{versions[0]}]
 
 
 # expire

@@ -61,6 +61,13 @@ class VersionManifest(Value):
         return self.quarantined + self.failed
 
 
+class Claim(Value):
+    """Whose a version is: its rows carry this run and this time, whoever scores them."""
+
+    run_id: str
+    scored_at: dt.datetime
+
+
 class RolledBack(PermanentError):
     """A person rolled back from this version: it does not come back by itself."""
 
@@ -153,6 +160,13 @@ class Store(Protocol):
 
     def parts_uri(self, as_of: dt.date, version: str) -> str:
         """Where the Parquet parts of a version are written, out of readers' sight until commit."""
+
+    def claim(self, as_of: dt.date, version: str, claim: Claim) -> Claim:
+        """Whose the version is: the first that asked, until the version is deleted.
+
+        Two workspaces may publish into one table; with the same run and time in their rows they
+        make the same bytes.
+        """
 
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
         """The manifest of a staged or committed version; None where nothing was staged."""

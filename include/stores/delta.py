@@ -1,7 +1,7 @@
 """The prediction table as a Delta table: versions are swapped by commits that copy no row.
 
     <table>/_delta_log/                             Delta's own
-    <table>/as_of=…/version=…/part-00000.parquet    every version's parts, written by the engines
+    <table>/as_of=…/version=…/part-*.parquet        every version's parts, written by the engines
     <table>/_daybreak/                              manifests and commit records, see history.py
 
 Parts lie in the table's folder from the start: no reader sees a file that no commit names.
@@ -22,6 +22,7 @@ from include import storage
 from include.errors import CorruptData, PermanentError, TransientError
 from include.run import Column, Published
 from include.stores import (
+    Claim,
     Decision,
     Expired,
     SetUp,
@@ -67,6 +68,12 @@ class Table:
 
     def parts_uri(self, as_of: dt.date, version: str) -> str:
         return storage.join(self.root, f"as_of={as_of}", f"version={version}")
+
+    def claim(self, as_of: dt.date, version: str, claim: Claim) -> Claim:
+        manifest = self.manifest(as_of, version)
+        if manifest is not None:
+            return Claim(run_id=manifest.run_id, scored_at=manifest.scored_at)
+        return self.history.claim(as_of, version, claim)
 
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
         return self.history.manifest(as_of, version)

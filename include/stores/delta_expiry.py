@@ -4,7 +4,8 @@ A version must not lose its files while somebody makes it current. Deletion ther
 record (`done` false) first, and then commits nothing to the table, as a barrier. A move of the
 version that was based on the table before the barrier fails; one based on the table after it looks
 for that record, as every move does between loading the table and committing to it, and refuses. A
-move that was committed before the barrier shows in the table, and the deletion is called off.
+move that was committed before the barrier shows in the table, and the deletion is called off; also
+where another move left the version again, which has its place in the rollback window from then on.
 Killed anywhere, the record says what is left to do.
 
 Of two deletions at once, the one that wrote its mark into the record last goes on and the other
@@ -23,19 +24,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from include import storage
 from include.errors import PermanentError, TransientError
 from include.stores import Expired, Stored, Version, VersionManifest, delta_log
-from include.stores.deletion import Ours
+from include.stores.deletion import Ours, was_current_since
 from include.stores.history import FOLDER, History
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 BARRIER_ATTEMPTS = 40
 _READERS = 8
 
 _PART = re.compile(r"as_of=(\d{4}-\d\d-\d\d)/version=([^/]+)/[^/]+")
-_RECORD = re.compile(rf"{FOLDER}/(versions|expired)/as_of=(\d{{4}}-\d\d-\d\d)/([^/]+)\.json")
+_RECORD = re.compile(rf"{FOLDER}/(versions|claims|expired)/as_of=(\d{{4}}-\d\d-\d\d)/([^/]+)\.json")
 
 Name = tuple[dt.date, str]
 
@@ -44,18 +49,23 @@ Name = tuple[dt.date, str]
 class _Found:
     files: list[storage.Entry] = field(default_factory=list)
     manifest: storage.Entry | None = None
+    claim: storage.Entry | None = None
     expired: bool = False
+
+    @property
+    def entries(self) -> list[storage.Entry]:
+        return [*self.files, *filter(None, (self.manifest, self.claim))]
 
 
 def stored(root: str, listed: Callable[[dt.date], list[Version]]) -> list[Stored]:
-    """Every version that has a manifest or a file, or whose deletion was not finished.
+    """Every version that has a manifest, a claim or a file, or whose deletion was not finished.
 
     `listed` gives all the versions that were ever committed of a date.
     """
     found = _found(root)
     history = History(root)
     begun = {name for name, each in found.items() if each.expired and _deleting(history, name)}
-    there = [name for name, one in found.items() if one.files or one.manifest or name in begun]
+    there = [name for name, one in found.items() if one.entries or name in begun]
     dates = sorted({as_of for as_of, _ in there})
     with ThreadPoolExecutor(_READERS) as readers:
         versions = dict(zip(dates, readers.map(listed, dates), strict=True))
@@ -63,7 +73,6 @@ def stored(root: str, listed: Callable[[dt.date], list[Version]]) -> list[Stored
     result = []
     for as_of, version in sorted(there):
         each = found[as_of, version]
-        entries = [*each.files, *([each.manifest] if each.manifest else [])]
         result.append(
             Stored(
                 as_of=as_of,
@@ -72,9 +81,9 @@ def stored(root: str, listed: Callable[[dt.date], list[Version]]) -> list[Stored
                 staged=each.manifest is not None,
                 deleting=(as_of, version) in begun,
                 files=len(each.files),
-                bytes=sum(entry.size for entry in entries),
+                bytes=sum(entry.size for entry in each.entries),
                 modified_at=max(
-                    (entry.modified_at for entry in entries),
+                    (entry.modified_at for entry in each.entries),
                     default=dt.datetime.fromtimestamp(0, dt.UTC),
                 ),
             )
@@ -119,22 +128,27 @@ def require_not_deleting(root: str, history: History, manifest: VersionManifest)
 def delete(
     root: str, history: History, versions: Sequence[Name], reason: str, at: dt.datetime
 ) -> list[Name]:
-    """Delete what is stored of these versions; those that are current or become it are left."""
+    """Delete what is stored of these versions, which was decided at `at`.
+
+    Those that are current or become it are left, and so are those that were it after `at`.
+    """
     table = delta_log.load(root)
     held = delta_log.all_held(table) if table is not None else {}
     wanted = [name for name in dict.fromkeys(versions) if held.get(name[0]) != name[1]]
-    if not wanted:
-        return []
     mark = uuid.uuid4().hex
-    for as_of, version in wanted:
-        _begin(history, as_of, version, reason, at, mark)
-    held = _barrier(root)
+    begun = {name: _begin(root, history, name, reason, at, mark) for name in wanted}
+    table = _barrier(root) if any(begun.values()) else None
+    held = delta_log.all_held(table) if table is not None else {}
     deleted = []
-    for as_of, version in wanted:
-        if held.get(as_of) == version:
+    for name in wanted:
+        as_of, version = name
+        record = begun[name]
+        if record is None:
+            deleted.append(name)
+            continue
+        if held.get(as_of) == version or _was_current_since(table, history, name, record.at):
             history.drop_expired(as_of, version)
             continue
-        name = (as_of, version)
         ours = Ours(partial(_is_ours, history, name, mark))
         if _deleted(root, ours, history, as_of, version):
             deleted.append(name)
@@ -152,6 +166,7 @@ def _deleted(root: str, ours: Ours, history: History, as_of: dt.date, version: s
         if not ours():
             return False
         storage.delete([entry.uri])
+    history.drop_claim(as_of, version)
     record = history.expired(as_of, version)
     if record is None or not ours():
         return False
@@ -165,16 +180,23 @@ def _is_ours(history: History, name: Name, mark: str) -> bool:
 
 
 def _begin(
-    history: History, as_of: dt.date, version: str, reason: str, at: dt.datetime, mark: str
-) -> None:
-    """Write the record of the deletion; one that was begun before keeps what it knows."""
-    before = history.expired(as_of, version)
-    manifest = history.manifest(as_of, version)
-    if before is not None and not before.done and manifest is None:
-        history.keep_expired(before.model_copy(update={"mark": mark}))
-        return
-    history.keep_expired(
-        Expired(
+    root: str, history: History, name: Name, reason: str, at: dt.datetime, mark: str
+) -> Expired | None:
+    """Write the record of the deletion; None where somebody has done it and nothing is left.
+
+    One that was begun before keeps what it knows, and no record loses the lineage that it has.
+    """
+    as_of, version = name
+    # In this order: who deletes a manifest has written it into the record before.
+    manifest, before = history.manifest(as_of, version), history.expired(as_of, version)
+    if before is not None and not before.done:
+        record = before.model_copy(update={"mark": mark})
+    elif before is not None and manifest is None and not _left(root, history, name):
+        return None
+    else:
+        if manifest is None and before is not None:
+            manifest = before.manifest
+        record = Expired(
             as_of=as_of,
             version=version,
             at=at,
@@ -183,17 +205,39 @@ def _begin(
             manifest=manifest,
             mark=mark,
         )
-    )
+    history.keep_expired(record)
+    return record
 
 
-def _barrier(root: str) -> dict[dt.date, str]:
-    """What each date holds, from where on no move of a version with a record can succeed."""
+def _left(root: str, history: History, name: Name) -> bool:
+    """Whether anything but a manifest is stored of a version."""
+    folder = storage.join(root, f"as_of={name[0]}", f"version={name[1]}")
+    return any(storage.entries(folder)) or storage.exists(history.claim_uri(*name))
+
+
+def _was_current_since(
+    table: DeltaTable | None, history: History, name: Name, since: dt.datetime
+) -> bool:
+    """Whether a version that is not current was it at that time or later."""
+    as_of, version = name
+    commits = history.commits(as_of)
+    held = delta_log.held(table, as_of)
+    if table is not None and held is not None and (not commits or commits[-1].version != held):
+        # The last commit of a date has no record where its writer died or is about to write it.
+        after = commits[-1].table_version if commits else -1
+        last = delta_log.logged_commit(table, as_of, held, after)
+        commits += [last] if last is not None else []
+    return was_current_since(since, version, history.versions(commits, held))
+
+
+def _barrier(root: str) -> DeltaTable | None:
+    """The table from where on no move of a version with a record can succeed."""
     from deltalake.exceptions import CommitFailedError
 
     for attempt in range(BARRIER_ATTEMPTS):
         table = delta_log.load(root)
         if table is None:
-            return {}
+            return None
         try:
             delta_log.barrier(table)
         except CommitFailedError:
@@ -201,7 +245,7 @@ def _barrier(root: str) -> dict[dt.date, str]:
             continue
         except Exception as error:
             raise delta_log.translated(error, root) from error
-        return delta_log.all_held(table)
+        return table
     raise TransientError(
         f"other writers were faster than all {BARRIER_ATTEMPTS} commits that deleting needs",
         where=root,
@@ -226,6 +270,8 @@ def _found(root: str) -> dict[Name, _Found]:
             one = found[dt.date.fromisoformat(record[2]), record[3]]
             if record[1] == "versions":
                 one.manifest = entry
+            elif record[1] == "claims":
+                one.claim = entry
             else:
                 one.expired = True
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from include import storage
 from include.errors import CorruptData
 from include.run import Receipt
 from include.stores import VersionManifest
+from include.stores.part_files import examine
 
 if TYPE_CHECKING:
     from deltalake.transaction import AddAction
@@ -42,17 +42,8 @@ def verify(manifest: VersionManifest) -> None:
     """Read every part of a version; CorruptData where one is gone or not what was scored."""
 
     def wrong(receipt: Receipt) -> str | None:
-        try:
-            content = storage.read(receipt.uri)
-        except FileNotFoundError:
-            return f"part {receipt.part} is gone ({receipt.uri})"
-        if len(content) != receipt.bytes:
-            return (
-                f"part {receipt.part} has {len(content)} bytes, not {receipt.bytes} ({receipt.uri})"
-            )
-        if hashlib.sha256(content).hexdigest() != receipt.digest:
-            return f"part {receipt.part} holds other bytes than were scored ({receipt.uri})"
-        return None
+        _, fault = examine(receipt)
+        return f"part {receipt.part} {fault} ({receipt.uri})" if fault is not None else None
 
     with ThreadPoolExecutor(min(FOOTER_THREADS, max(1, len(manifest.parts)))) as pool:
         damage = list(filter(None, pool.map(wrong, manifest.parts)))

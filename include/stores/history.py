@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import unquote
 
 from pydantic import Field
@@ -17,7 +18,7 @@ from include import storage
 from include.errors import CorruptData
 from include.run import Value
 from include.stored import load
-from include.stores import Decision, Expired, Version, VersionManifest
+from include.stores import Claim, Decision, Expired, Version, VersionManifest
 
 FOLDER = "_daybreak"
 
@@ -77,6 +78,18 @@ class History:
         storage.write(uri, manifest.model_dump_json(indent=2).encode())
         return uri
 
+    def claim_uri(self, as_of: dt.date, version: str) -> str:
+        return storage.join(self._records("claims", as_of), f"{version}.json")
+
+    def claim(self, as_of: dt.date, version: str, claim: Claim) -> Claim:
+        """The claim that is kept of a version; this one, where there was none."""
+        uri = self.claim_uri(as_of, version)
+        while not storage.create(uri, claim.model_dump_json().encode()):
+            # It may be deleted between the two, together with the version.
+            with suppress(FileNotFoundError):
+                return load(Claim, uri, "the claim of a version")
+        return claim
+
     def commits(self, as_of: dt.date) -> list[Commit]:
         """Every recorded commit of a date, the oldest first."""
         records = storage.entries(self._records("commits", as_of))
@@ -115,19 +128,22 @@ class History:
     def drop_manifest(self, as_of: dt.date, version: str) -> None:
         storage.delete([self.manifest_uri(as_of, version)])
 
+    def drop_claim(self, as_of: dt.date, version: str) -> None:
+        storage.delete([self.claim_uri(as_of, version)])
+
     def expired_uri(self, as_of: dt.date, version: str) -> str:
         return storage.join(self._records("expired", as_of), f"{version}.json")
 
     def expired(self, as_of: dt.date, version: str) -> Expired | None:
         """The record of a deletion, begun or done; None where there was none."""
         try:
-            return Expired.model_validate_json(storage.read(self.expired_uri(as_of, version)))
+            return load(Expired, self.expired_uri(as_of, version), "the record of a deletion")
         except FileNotFoundError:
             return None
 
     def all_expired(self, as_of: dt.date) -> list[Expired]:
         records = storage.entries(self._records("expired", as_of))
-        return [Expired.model_validate_json(storage.read(record.uri)) for record in records]
+        return [load(Expired, record.uri, "the record of a deletion") for record in records]
 
     def drop_expired(self, as_of: dt.date, version: str) -> None:
         storage.delete([self.expired_uri(as_of, version)])

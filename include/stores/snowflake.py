@@ -4,7 +4,7 @@
 anything. Parts lie in the workspace, as the engines write them, and are loaded when their version
 becomes current for the first time:
 
-    <workspace>/<pipeline>/predictions/as_of=…/version=…/part-00000.parquet
+    <workspace>/<pipeline>/predictions/as_of=…/version=…/part-*.parquet
 
 Every write is one transaction that first raises the counter in <table>_LOCK. Snowflake has no
 unique keys and lets two first publishes of a date pass each other; with the lock's row they cannot.
@@ -15,9 +15,9 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from include import storage
 from include.config import Predictions
@@ -26,6 +26,7 @@ from include.errors import BadConfig, CorruptData, PermanentError, TransientErro
 from include.run import Column, Published
 from include.snowflake.session import Session
 from include.stores import (
+    Claim,
     Decision,
     Expired,
     SetUp,
@@ -36,7 +37,7 @@ from include.stores import (
     snowflake_expiry,
     snowflake_setup,
 )
-from include.stores.deletion import Ours
+from include.stores.deletion import Ours, was_current_since
 from include.stores.history import Commit
 from include.stores.snowflake_history import (
     Entry,
@@ -80,6 +81,13 @@ class Table:
 
     def parts_uri(self, as_of: dt.date, version: str) -> str:
         return storage.join(self.root, f"as_of={as_of}", f"version={version}")
+
+    def claim(self, as_of: dt.date, version: str, claim: Claim) -> Claim:
+        """Parts of another workspace lie elsewhere: nothing is written before the manifest."""
+        manifest = self.manifest(as_of, version)
+        if manifest is None:
+            return claim
+        return Claim(run_id=manifest.run_id, scored_at=manifest.scored_at)
 
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
         return manifest_of(self._history.of_version(as_of, version))
@@ -237,8 +245,29 @@ class Table:
     def read(
         self, as_of: dt.date, version: str | None = None, columns: list[str] | None = None
     ) -> pa.Table:
-        """The rows of a version, in the order of its key: its own columns, as_of and version."""
-        current = self._current_commit(as_of)
+        """The rows of a version, in the order of its key: its own columns, as_of and version.
+
+        Where the version's rows went while they were read, since another one took its place and
+        retention keeps none but the current one, that other one is read.
+        """
+        before: Commit | None = None
+        while True:
+            current = self._current_commit(as_of)
+            try:
+                return self._read(current, as_of, version, columns)
+            except PermanentError:
+                now = self._current_commit(as_of)
+                if version is not None or current is None or now in (current, before):
+                    raise
+                before = current
+
+    def _read(
+        self,
+        current: Commit | None,
+        as_of: dt.date,
+        version: str | None,
+        columns: list[str] | None,
+    ) -> pa.Table:
         wanted = version or (current.version if current is not None else None)
         if wanted is None:
             raise PermanentError(
@@ -251,6 +280,11 @@ class Table:
         if manifest is None or wanted not in {one.version for one in self._kept(entries, current)}:
             raise self._not_stored(as_of, wanted)
         return read_rows(self._session, self.names, manifest, columns)
+
+    def rows_of(self, manifest: VersionManifest, key: Mapping[str, Any]) -> pa.Table:
+        """The rows of a version that have this key, as readers see them, in its own columns."""
+        columns = [column.name for column in manifest.columns]
+        return read_rows(self._session, self.names, manifest, columns, key)
 
     def _load(self, manifest: VersionManifest, path: str | None) -> None:
         if path is None:
@@ -306,10 +340,14 @@ class Table:
             current = self._current_commit(name[0])
             if current is not None and current.version == name[1]:
                 return None
-            entries = self._history.of_version(*name)
+            of_date = self._history.of_date(name[0])
+            entries = by_version(of_date).get(name[1], [])
             before = snowflake_expiry.expired_of(entries)
             if before is not None and before.done:
                 return before
+            listed = self._history.versions(of_date, current.version if current else None)
+            if before is None and was_current_since(at, name[1], listed):
+                return None
             record = snowflake_expiry.begun(entries, name, reason, at)
             delete_rows(self._session, self.names, *name)
             if before is None:

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import uuid
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 
-from include import storage
 from include.errors import CorruptData
 from include.run import Receipt
 from include.snowflake.session import Session
 from include.stores import VersionManifest
+from include.stores.part_files import intact
 from include.stores.snowflake_tables import Names, quoted, snowflake_type
 
 
 def verified_parts(manifest: VersionManifest) -> Iterator[tuple[Receipt, bytes]]:
     """Each part with its bytes, one in memory; CorruptData where it is gone or another file."""
     for receipt in sorted(manifest.parts, key=lambda receipt: receipt.part):
-        part = f"part {receipt.part} of version {manifest.version}"
-        try:
-            content = storage.read(receipt.uri)
-        except FileNotFoundError:
-            raise CorruptData(
-                f"{part} of {manifest.as_of} is gone: {receipt.uri}",
-                do="nothing was changed; choose another version, or run the partition again, "
-                "which scores what is missing",
-            ) from None
-        if hashlib.sha256(content).hexdigest() != receipt.digest:
-            raise CorruptData(
-                f"{part} of {manifest.as_of} holds other bytes than were scored",
-                where=receipt.uri,
-                do="nothing was changed; delete the part and its receipt and run the partition "
-                "again",
-            )
-        yield receipt, content
+        yield receipt, intact(manifest, receipt)
 
 
 def verify(manifest: VersionManifest) -> None:

@@ -61,7 +61,9 @@ class Lock:
                         f"lock of {self._names.lock}, SHOW TRANSACTIONS IN ACCOUNT names it and "
                         "SELECT SYSTEM$ABORT_TRANSACTION(its id) ends it",
                     ) from error
-                time.sleep(random.uniform(0, min(LONGEST_WAIT_SECONDS, 0.05 * 2**attempt)))  # noqa: S311
+                # Ten minutes are many attempts: more than a float has powers of two.
+                wait = min(LONGEST_WAIT_SECONDS, 0.05 * 2 ** min(attempt, 10))
+                time.sleep(random.uniform(0, wait))  # noqa: S311
         raise AssertionError("unreachable")
 
     def _raise_counter(self) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import datetime as dt
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from include.errors import CorruptData, PermanentError
 from include.run import Column
 from include.snowflake.session import Session
 from include.stores import VersionManifest
-from include.stores.snowflake_tables import Names, arrow_type, quoted
+from include.stores.snowflake_tables import Names, arrow_type, quoted, snowflake_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,11 +19,16 @@ _PARTITION = (Column(name="as_of", type="date32[day]"), Column(name="version", t
 
 
 def read_rows(
-    session: Session, names: Names, manifest: VersionManifest, columns: list[str] | None
+    session: Session,
+    names: Names,
+    manifest: VersionManifest,
+    columns: list[str] | None,
+    key: Mapping[str, Any] | None = None,
 ) -> pa.Table:
     """All columns, or some, in the order of the key, which is the order of the parts.
 
-    Raises PermanentError for an unknown column and CorruptData where rows are gone.
+    With a `key` only the rows that have it, of which there should be one. Without it CorruptData is
+    raised where rows are gone. Raises PermanentError for an unknown column.
     """
     import pyarrow as pa
 
@@ -37,11 +44,12 @@ def read_rows(
     schema = pa.schema([(column.name, arrow_type(column)) for column in wanted])
     selected = ", ".join(quoted(column.name) for column in wanted)
     ordered = ", ".join(quoted(name) for name in manifest.key)
-    sql = (
-        f"SELECT {selected} FROM {names.rows} "  # noqa: S608
-        f"WHERE AS_OF = ? AND VERSION = ? ORDER BY {ordered}"
-    )
-    with session.arrow(sql, (as_of, version)) as (_, tables):
+    # Names and types come from configuration and Arrow; what a person typed is bound.
+    equal = [f"{quoted(name)} = ?::{snowflake_type(own[name])}" for name in key or ()]
+    where = " AND ".join(["AS_OF = ?", "VERSION = ?", *equal])
+    sql = f"SELECT {selected} FROM {names.rows} WHERE {where} ORDER BY {ordered}"  # noqa: S608
+    values = (as_of, version, *map(_bound, (key or {}).values()))
+    with session.arrow(sql, values) as (_, tables):
         pieces = [
             pa.Table.from_arrays(
                 [
@@ -53,7 +61,7 @@ def read_rows(
             for table in tables
         ]
     rows = pa.concat_tables(pieces) if pieces else schema.empty_table()
-    if rows.num_rows != manifest.rows:
+    if key is None and rows.num_rows != manifest.rows:
         raise CorruptData(
             f"version {version} of {as_of} has {manifest.rows:,} rows, and {rows.num_rows:,} are "
             f"in {names.rows}",
@@ -61,3 +69,11 @@ def read_rows(
             "version",
         )
     return rows
+
+
+def _bound(value: Any) -> Any:
+    """A value as it is bound: a moment as text, whose type the statement says."""
+    if not isinstance(value, dt.datetime):
+        return value
+    zone = f"{value:%z}"
+    return f"{value:%Y-%m-%d %H:%M:%S.%f}" + (f" {zone[:3]}:{zone[3:5]}" if zone else "")

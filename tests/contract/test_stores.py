@@ -20,6 +20,7 @@ from include.errors import CorruptData, PermanentError, TransientError
 from include.run import Column
 from include.stores import (
     MEMBERS,
+    Claim,
     Decision,
     RolledBack,
     Store,
@@ -99,6 +100,16 @@ def assert_shows(store: Store, manifest: VersionManifest) -> None:
     assert set(rows["version"].to_pylist()) == {manifest.version}
     assert set(rows["run_id"].to_pylist()) == {manifest.run_id}
     assert rows["id"].to_pylist() == list(range(manifest.rows))
+
+
+def test_a_version_is_whose_its_manifest_says(store: Store) -> None:
+    manifest = staged(store, "v1")
+    other = Claim(run_id="somebody else", scored_at=LATER)
+    whose = Claim(run_id=manifest.run_id, scored_at=manifest.scored_at)
+    assert store.claim(DAY, "v1", other) == whose
+    store.commit(manifest, PLANNED_AT)
+    assert store.claim(DAY, "v1", other) == whose
+    assert store.claim(DAY, "v2", other) == other
 
 
 def test_before_the_first_version_a_date_has_nothing(store: Store) -> None:
@@ -366,7 +377,7 @@ def test_a_rollback_counts_after_a_run_whose_clock_was_ahead(store: Store) -> No
 
 # Deleting what retention chose.
 
-NOW = PLANNED_AT + dt.timedelta(days=100)
+NOW = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)  # after every commit that a test makes
 
 
 def test_what_is_stored_is_listed_with_its_state(store: Store) -> None:
@@ -400,6 +411,43 @@ def test_a_deleted_version_is_gone_and_its_lineage_stays(store: Store) -> None:
     with pytest.raises(PermanentError, match=r"v1 of 2026-03-01 were deleted .*\(too old\)"):
         store.rollback(DAY, "v1", ANNA, replacing="v2")
     assert store.delete(names, "too old", NOW) == names
+
+
+def test_a_second_upkeep_leaves_the_lineage_of_a_deleted_version(
+    store: Store, member: str, root: str
+) -> None:
+    v1, _ = published(store, "v1", "v2")
+    assert store.delete([(DAY, "v1")], "too old", NOW) == [(DAY, "v1")]
+    (first,) = store.expired(DAY)
+    assert first.manifest == v1
+    # Another one that planned before the first one was done.
+    assert opened(member, root).delete([(DAY, "v1")], "a day later", NOW) == [(DAY, "v1")]
+    assert store.expired(DAY) == [first]
+
+
+def test_deleting_what_was_scored_again_and_never_staged_keeps_the_lineage_of_the_version(
+    store: Store,
+) -> None:
+    v1, _ = published(store, "v1", "v2")
+    store.delete([(DAY, "v1")], "too old", NOW)
+    again = write_version(store, "v1", rows_of(30, label="run-of-v1"))
+    assert store.delete([(DAY, "v1")], "scored again and never staged", NOW) == [(DAY, "v1")]
+    assert not any(storage.exists(part.uri) for part in again.parts)
+    (kept,) = store.expired(DAY)
+    assert (kept.manifest, kept.done) == (v1, True)
+
+
+def test_a_version_that_was_rolled_back_to_and_left_again_after_the_plan_is_not_deleted(
+    store: Store,
+) -> None:
+    published(store, "v1", "v2")
+    planned_at = dt.datetime.now(dt.UTC)
+    store.rollback(DAY, "v1", ANNA, replacing="v2")
+    store.rollback(DAY, "v2", ANNA, replacing="v1")
+    assert store.delete([(DAY, "v1")], "too old", planned_at) == []
+    assert store.read(DAY, "v1").num_rows == 30
+    assert store.expired(DAY) == []
+    assert store.rollback(DAY, "v1", ANNA, replacing="v2").outcome == "published"
 
 
 def test_the_current_version_is_never_deleted(store: Store) -> None:

@@ -26,9 +26,11 @@ from urllib.parse import unquote, urlsplit
 
 STEPS = ("plan", "extract", "gate", "score", "publish", "drift", "report")
 
-# Names that change from run to run: runs, folders of an extract, digests of what a run refers to.
+# Names that change from run to run: runs, folders of an extract, digests of what a run refers to,
+# the claims of parts.
 _CHANGING = re.compile(
     r"(?<=/)(cli-[0-9TZ]+-[0-9a-f]{4}|v?[0-9a-f]{12,16}(?:-[0-9a-f]{16})?)(?=[/.]|$)"
+    r"|(?<=/part-\d{5}-)[0-9a-f]{8}(?=\.parquet)"
 )
 
 Meet = Callable[[str], None]

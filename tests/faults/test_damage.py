@@ -128,22 +128,26 @@ def _drop(path: Path) -> None:
     path.unlink()
 
 
-SCORED = "predictions/as_of={day}/version={new}/part-00001.parquet"
+SCORED = "predictions/as_of={day}/version={new}/part-00001-*.parquet"
 EXTRACTED = "snapshots/as_of={day}/*/part-00001.parquet"
 SNAPSHOT = "snapshots/as_of={day}/*.json"
 
 DAMAGE = {
     "a scored part is cut short": Damage(
-        "score: end", "cut", SCORED, r"part-00001\.parquet", "(?i)run the partition again"
+        "score: end", "cut", SCORED, r"part-00001\S*\.parquet", "(?i)run the partition again"
     ),
     "a byte of a scored part is flipped": Damage(
-        "score: end", "flip", SCORED, r"part-00001\.parquet", "(?i)run the partition again"
+        "score: end", "flip", SCORED, r"part-00001\S*\.parquet", "(?i)run the partition again"
     ),
     "a scored part is deleted": Damage(
         "score: end", "remove", SCORED, r"version=v\w+", "(?i)run the partition again"
     ),
     "a scored part is cut short after the audit": Damage(
-        "publish: after audit", "cut", SCORED, r"part-00001\.parquet", "(?i)run the partition again"
+        "publish: after audit",
+        "cut",
+        SCORED,
+        r"part-00001\S*\.parquet",
+        "(?i)run the partition again",
     ),
     "the receipts hold another run's": Damage(
         "score: end",
@@ -154,13 +158,13 @@ DAMAGE = {
         by="scores/as_of={day}/{old}/part-00001.json",
     ),
     "a part of the snapshot is cut short": Damage(
-        "extract: end", "cut", EXTRACTED, r"part-00001\.parquet", "(?i)run the partition again"
+        "extract: end", "cut", EXTRACTED, r"part-00001\S*\.parquet", "(?i)run the partition again"
     ),
     "a byte of the snapshot is flipped": Damage(
         "extract: end",
         "flip",
         EXTRACTED,
-        r"part-00001\.parquet",
+        r"part-00001\S*\.parquet",
         "(?i)delete it and run the partition again",
         heal=_drop,
     ),
@@ -168,7 +172,7 @@ DAMAGE = {
         "gate: end",
         "flip",
         EXTRACTED,
-        r"part-00001\.parquet",
+        r"part-00001\S*\.parquet",
         "(?i)delete it and run the partition again",
         heal=_drop,
     ),

@@ -132,7 +132,8 @@ RECORDS = r"(request|run|report|steps/\w+)\.json|report\.html"
 
 
 def _settled_name(path: str) -> str:
-    """Without what differs between two workspaces: an extract's folder, Delta's counter, the run.
+    """Without what differs between two workspaces: an extract's folder, a part's claim, Delta's
+    counter, the run.
 
     The records of runs stay for a year, those of killed ones too: only that they are such.
     """
@@ -140,6 +141,7 @@ def _settled_name(path: str) -> str:
     if run:
         return f"{NAME}/runs/*"
     path = re.sub(r"(?<=/)[0-9a-f]{16}(?=/part-)", "*", path)
+    path = re.sub(r"(?<=/part-\d{5}-)[0-9a-f]{8}(?=\.parquet)", "*", path)
     path = re.sub(r"_delta_log/(\d{20}\.(json|checkpoint\.parquet)|_last_checkpoint)$",
                   "_delta_log/*", path)  # fmt: skip
     return re.sub(r"(?<=/)\d{20}\.json$", "*.json", path)
