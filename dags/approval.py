@@ -27,7 +27,7 @@ from asgiref.sync import sync_to_async
 from dags.airflow_run import connection_of, own_run_id, report_page
 from include import storage
 from include.connections import use_connections_of
-from include.errors import PermanentError, TransientError
+from include.errors import DaybreakError, PermanentError
 from include.settings import settings
 from include.workspace import Workspace
 
@@ -35,6 +35,7 @@ log = logging.getLogger("daybreak")
 
 APPROVE, REJECT = "Approve", "Reject"
 POLL_SECONDS = 5.0
+UNKNOWN = "unknown"  # the limit is over, and the record could not be read
 
 
 class AskForApproval(HITLOperator):
@@ -100,12 +101,20 @@ class AskForApproval(HITLOperator):
                 as_of=as_of.isoformat(),
                 version=version,
                 ti_id=str(ti.id),
+                until=held.until.isoformat(),
             ),
             method_name="execute_complete",
         )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """`event` is Airflow's, of a person's answer, or AnswerTrigger's."""
+        use_connections_of(connection_of)  # another process than the one that asked
+        try:
+            return self._answered(context, event)
+        except PermanentError as error:
+            raise AirflowFailException(str(error)) from None
+
+    def _answered(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         from include.reports.records import read_records
 
         workspace = Workspace(settings().workspace, context["dag_run"].dag_id)
@@ -113,6 +122,9 @@ class AskForApproval(HITLOperator):
         if scored is None:
             raise AirflowFailException("the run's records do not say what was scored")
         version = scored.version
+        if event.get("on_record") == UNKNOWN:
+            self.log.warning("The time limit is over, and the answer could not be read")
+            return {"version": version, "answer": None}
         if event.get("on_record"):
             self.log.info("The question was answered on record: %s", event["on_record"])
             return {"version": version, "answer": None}
@@ -153,14 +165,25 @@ class AnswerTrigger(BaseTrigger):
 
     Airflow resumes the task itself when somebody answers there. It is looked at here too, for an
     answer that came before the task had begun to wait.
+
+    Whatever keeps it from looking, it looks again until `until`, the question's limit: a trigger
+    that fails takes the question with it. After that it fires, and the task meets the error.
     """
 
     def __init__(
-        self, workspace: str, pipeline: str, as_of: str, version: str, ti_id: str | UUID
+        self,
+        workspace: str,
+        pipeline: str,
+        as_of: str,
+        version: str,
+        ti_id: str | UUID,
+        until: str | None = None,
     ) -> None:
         super().__init__()
         self.workspace, self.pipeline = workspace, pipeline
         self.as_of, self.version, self.ti_id = as_of, version, str(ti_id)
+        self.until = until
+        self._said = ""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return (
@@ -171,6 +194,7 @@ class AnswerTrigger(BaseTrigger):
                 "as_of": self.as_of,
                 "version": self.version,
                 "ti_id": self.ti_id,
+                "until": self.until,
             },
         )
 
@@ -180,10 +204,11 @@ class AnswerTrigger(BaseTrigger):
             if given is not None:
                 yield TriggerEvent(given)
                 return
-            # In a thread: the triggerer's other triggers wait for no storage.
+            # In a thread: the triggerer's other triggers wait for no storage and no connection.
             verdict = await asyncio.to_thread(self._verdict)
             if verdict is not None:
-                await self._close(verdict)
+                if verdict != UNKNOWN:
+                    await self._close(verdict)
                 yield TriggerEvent({"on_record": verdict})
                 return
             await asyncio.sleep(POLL_SECONDS)
@@ -210,15 +235,21 @@ class AnswerTrigger(BaseTrigger):
         """What is on record, the time limit's own answer included; None while it waits."""
         from include.approvals import standing_of
 
-        workspace, as_of = (
-            Workspace(self.workspace, self.pipeline),
-            dt.date.fromisoformat(self.as_of),
-        )
+        use_connections_of(connection_of)
+        now = dt.datetime.now(dt.UTC)
         try:
-            state = standing_of(workspace, as_of, self.version).state(dt.datetime.now(dt.UTC))
-        except TransientError as error:
-            log.warning("looked in vain for an answer, and look again: %s", error)
-            return None
+            workspace, as_of = Workspace(self.workspace, self.pipeline), self.as_of
+            standing = standing_of(workspace, dt.date.fromisoformat(as_of), self.version)
+            state = standing.state(now)
+        except Exception as error:  # noqa: BLE001 - a trigger that ends here loses the answer
+            known = isinstance(error, DaybreakError)
+            said = str(error) if known else f"{type(error).__name__}: {error}"
+            if said != self._said:  # once, and not every five seconds of a night
+                log.warning("looked in vain for an answer, and look again: %s", said)
+            self._said = said
+            late = self.until is not None and now >= dt.datetime.fromisoformat(self.until)
+            return UNKNOWN if late else None
+        self._said = ""
         return None if state == "waiting" else state
 
     async def _close(self, verdict: str) -> None:

@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from dags.airflow_run import connection_of
 from include.connections import use_connections_of
-from include.errors import PermanentError
+from include.errors import BadConfig, PermanentError
 from include.pipeline import pipeline_folders
 from include.settings import settings
 
@@ -27,7 +27,18 @@ CRON = "0 12 * * *"
 
 @task
 def pipelines() -> list[str]:
-    return [folder.name for folder in pipeline_folders(settings().pipelines)]
+    root = settings().pipelines
+    try:
+        found = [folder.name for folder in pipeline_folders(root)]
+        if not found:
+            # A deployment that lost its folders would be tidied, green, for ever.
+            raise BadConfig(
+                f"{root} holds no pipeline",
+                do="deploy the folders, or set DAYBREAK_PIPELINES to where they are",
+            )
+    except PermanentError as error:
+        raise AirflowFailException(str(error)) from None
+    return found
 
 
 @task(

@@ -17,8 +17,9 @@ __all__ = ["__version__", "log_training_reference", "read"]
 def read(pipeline: str, as_of: dt.date | str, version: str | None = None) -> pa.Table:
     """The predictions of one partition: what is published now, or one committed version of it.
 
-    `as_of` is any day of the partition, a date or text such as "2013-10-01". Every row carries its
-    key, the score, and the model, the run and the version that it comes from.
+    `as_of` is any day of the partition: a date, a datetime, of which the date counts, or text such
+    as "2013-10-01". Every row carries its key, the score, and the model, the run and the version
+    that it comes from.
     Raises BadConfig for an unknown pipeline or a text that is no date, and PermanentError where
     the partition has no such version.
     """
@@ -27,6 +28,8 @@ def read(pipeline: str, as_of: dt.date | str, version: str | None = None) -> pa.
 
     try:
         day = dt.date.fromisoformat(as_of) if isinstance(as_of, str) else as_of
+        if isinstance(day, dt.datetime):
+            day = day.date()
     except ValueError:
         raise BadConfig(
             f"as_of is {as_of!r}, no date", do="write it as '2013-10-01'", pipeline=pipeline

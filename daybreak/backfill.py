@@ -6,10 +6,11 @@ import datetime as dt
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from include.errors import BadConfig
+from daybreak.exit_codes import exit_code_of, worst_of
+from include.errors import BadConfig, DaybreakError
 from include.partition import Partition, partition_for, partitions_between
 from include.partition_states import PartitionState, partition_states, to_run
 from include.past_runs import Usual, past_runs, usual
@@ -25,18 +26,20 @@ if TYPE_CHECKING:
 Only = Rescore
 Via = Literal["local", "airflow", "prefect"]
 
-OK, FAILED, HELD, INTERRUPTED = 0, 1, 3, 130  # 2 is bad usage: nothing was run
-
 ROWS_UNSEEN = "Whether the warehouse's rows changed is known only by extracting: --only all does."
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One partition of the range, and whether this backfill runs it; `why` says why, or why not."""
+    """One partition of the range, and whether this backfill runs it; `why` says why, or why not.
+
+    `left_out`: it is wanted, and whoever should run it has no run for it.
+    """
 
     state: PartitionState
     runs: bool
     why: str
+    left_out: bool = False
 
     @property
     def partition(self) -> Partition:
@@ -59,24 +62,36 @@ class Backfill:
         """Those to run, the oldest first."""
         return [each.partition for each in self.planned if each.runs]
 
+    @property
+    def left_out(self) -> list[Planned]:
+        """Those that are wanted and cannot be run."""
+        return [each for each in self.planned if each.left_out]
+
+    @property
+    def wanted(self) -> list[Partition]:
+        """Those to run and those left out, the oldest first."""
+        return [each.partition for each in self.planned if each.runs or each.left_out]
+
+    def noting(self, note: str) -> Backfill:
+        return replace(self, notes=(*self.notes, note))
+
     def leaving(self, left: dict[dt.date, str]) -> Backfill:
-        """The same without these partitions, by `as_of`, and why each is left."""
+        """The same without the runs of these partitions, by `as_of`, and why each is left out."""
         planned = [
-            Planned(each.state, False, left[each.partition.as_of])
+            Planned(each.state, False, left[each.partition.as_of], left_out=True)
             if each.runs and each.partition.as_of in left
             else each
             for each in self.planned
         ]
-        return Backfill(
-            self.pipeline, self.workspace, self.only, tuple(planned), self.usual, self.notes
-        )
+        return replace(self, planned=tuple(planned))
 
 
 class PartitionResult(Value):
-    """How one partition of a backfill went; `not run` was stopped before its turn.
+    """How one partition of a backfill went; of one `not run` this backfill saw no end.
 
     `rows` are the version's; `seconds` are from the start of the run to its end. `error` is why
-    the state is not published, or what failed after it was.
+    the state is not published, or what failed after it was; `note` is why a run found nothing to
+    do.
     """
 
     as_of: dt.date
@@ -88,6 +103,7 @@ class PartitionResult(Value):
     error: str | None = None
     run_id: str | None = None
     report: str | None = None
+    note: str | None = None
 
 
 class Board(Protocol):
@@ -102,19 +118,29 @@ class Board(Protocol):
 
 @dataclass
 class Results:
-    """The results so far, and whether the backfill was stopped before its end."""
+    """The results so far, and whether a person or an error ended the backfill before its end."""
 
     found: list[PartitionResult] = field(default_factory=list)
     interrupted: bool = False
+    error: DaybreakError | None = None
 
-    def complete(self, partitions: Iterable[Partition]) -> list[PartitionResult]:
-        """One result for each partition, in their order."""
-        by_date = {result.as_of: result for result in self.found}
-        return [
-            by_date.get(each.as_of)
-            or PartitionResult(as_of=each.as_of, state="not run", error="stopped before its turn")
+    def not_run(self, partitions: Iterable[Partition], why: str) -> None:
+        """These have come to nothing that is known, unless they have a result."""
+        known = {result.as_of for result in self.found}
+        self.found += [
+            PartitionResult(as_of=each.as_of, state="not run", error=why)
             for each in partitions
+            if each.as_of not in known
         ]
+
+    def complete(self, backfill: Backfill) -> list[PartitionResult]:
+        """One result for each partition that is wanted, in their order."""
+        for each in backfill.left_out:
+            self.not_run([each.partition], each.why)
+        stopped = f"not started: {self.error.found}" if self.error else "stopped before its turn"
+        self.not_run(backfill.partitions, stopped)
+        by_date = {result.as_of: result for result in self.found}
+        return [by_date[each.as_of] for each in backfill.wanted]
 
 
 def plan_backfill(
@@ -227,6 +253,7 @@ def plan_json(backfill: Backfill, parallel: int, via: Via) -> dict[str, Any]:
                 "partition": str(each.partition),
                 "state": each.state.state,
                 "runs": each.runs,
+                "left_out": each.left_out,
                 "why": each.why,
                 "version": each.state.version,
             }
@@ -244,9 +271,16 @@ def plan_json(backfill: Backfill, parallel: int, via: Via) -> dict[str, Any]:
 
 
 def results_json(
-    backfill: Backfill, results: list[PartitionResult], via: Via, exit_code: int
+    backfill: Backfill,
+    results: list[PartitionResult],
+    via: Via,
+    exit_code: int,
+    error: DaybreakError | None = None,
 ) -> dict[str, Any]:
-    """What `--json` prints at the end, `partitions` being those that were to run."""
+    """What `--json` prints at the end, `partitions` being those that are wanted.
+
+    `error` is what ended the backfill before its end.
+    """
     return {
         "schema_version": 1,
         "pipeline": backfill.pipeline.name,
@@ -256,14 +290,10 @@ def results_json(
         "exit_code": exit_code,
         "states": dict(Counter(result.state for result in results)),
         "partitions": [result.model_dump(mode="json") for result in results],
+        "error": None if error is None else error.fields(),
     }
 
 
-def exit_code_of(results: list[PartitionResult]) -> int:
+def code_of_results(results: Iterable[PartitionResult]) -> int:
     """0 where every partition is published and nothing failed after, 3 where some are only held."""
-    if all(each.state in ("published", "unchanged") and not each.error for each in results):
-        return OK
-    fine = ("published", "unchanged", "held")
-    failed = [each for each in results if each.state not in fine]
-    failed += [each for each in results if each.state != "held" and each.error]
-    return FAILED if failed else HELD
+    return worst_of(exit_code_of(each.state, each.error) for each in results)

@@ -1,89 +1,29 @@
-"""A backfill by Airflow: which of a schedule's runs are wanted, and their way through.
-
-Airflow has runs for the ticks of a DAG's cron and a backfill has those between two instants. A run
-is for the partition of its tick's local date less the lag, so the ticks of a partition are those of
-the local days of the partition `lag` after it. Airflow itself is asked which ticks these are.
-"""
+"""A backfill by Airflow: the wanted runs of its schedule, and their way through."""
 
 from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from daybreak.airflow_api import RUNNING, AirflowApi, DagRun
-from daybreak.backfill import Backfill, Board, PartitionResult, Results
-from daybreak.backfill_runs import EndedRun, result_of_run, step_under_way
-from include.config import PipelineConfig
-from include.errors import PermanentError
-from include.partition import Partition, partition_for
-from include.workspace import Workspace, run_id_of
-
-if TYPE_CHECKING:
-    from include.pipeline import Pipeline
+from daybreak.backfill import Board, PartitionResult, Results
+from daybreak.backfill_runs import (
+    EndedRun,
+    left_alone,
+    report_of,
+    result_of_run,
+    step_under_way,
+)
+from daybreak.backfill_ticks import AirflowPlan, Range
+from daybreak.backfill_waits import Quiet
+from daybreak.rest import Forbidden
+from include.errors import DaybreakError, PermanentError, TransientError
+from include.partition import Partition
+from include.workspace import run_id_of
 
 LOOK_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Range:
-    """Neighbouring ticks that are all wanted: what one backfill of Airflow can run."""
-
-    ticks: tuple[dt.datetime, ...]
-
-
-@dataclass(frozen=True)
-class AirflowPlan:
-    """The ranges to run, one after the other, and the partition of each tick."""
-
-    backfill: Backfill
-    ranges: tuple[Range, ...]
-    partitions: dict[dt.datetime, Partition]
-
-
-def plan_airflow(backfill: Backfill, api: AirflowApi, now: dt.datetime) -> AirflowPlan:
-    """Find the run of each wanted partition.
-
-    A partition without a run is left out, and its plan says why: its schedule has none, or has it
-    later. Raises PermanentError where Airflow could not run the others: no such DAG, a paused one,
-    a backfill or a run of these dates under way, a DAG without a schedule or one that starts later.
-    """
-    pipeline = backfill.pipeline
-    _require_dag(api, pipeline)
-    wanted = backfill.partitions
-    if not wanted:
-        return AirflowPlan(backfill, (), {})
-    config = pipeline.config
-    first, last = window(config, wanted[0])[0], window(config, wanted[-1])[1]
-    under_way = [run for run in api.runs(pipeline.name, first, last) if run.state in RUNNING]
-    possible = api.ticks(pipeline.name, first, last)
-    ticks = sorted({*possible, *(run.logical_date for run in under_way if run.logical_date)})
-    # Of several ticks of one partition (a month that is scored nightly) the last has all of it.
-    last_tick = {partition_of(config, tick): tick for tick in ticks}
-    chosen = {last_tick[each]: each for each in wanted if each in last_tick}
-    _require_none_under_way(pipeline, under_way, chosen)
-    _require_started(pipeline, chosen)
-    left = {each.as_of: _left(config, each, now) for each in wanted if each not in last_tick}
-    return AirflowPlan(backfill.leaving(left), tuple(_ranges(ticks, chosen)), chosen)
-
-
-def window(config: PipelineConfig, partition: Partition) -> tuple[dt.datetime, dt.datetime]:
-    """The first and the last instant at which a scheduled run is for this partition."""
-    days = partition.ahead(config.partition.lag)
-    zone = ZoneInfo(config.schedule.timezone)
-    first = dt.datetime.combine(days.start, dt.time(), zone).astimezone(dt.UTC)
-    after = dt.datetime.combine(days.end, dt.time(), zone).astimezone(dt.UTC)
-    return first, after - dt.timedelta(microseconds=1)
-
-
-def partition_of(config: PipelineConfig, tick: dt.datetime) -> Partition:
-    """The partition of a scheduled run, by the rule that its plan goes by."""
-    rule = config.partition
-    return partition_for(rule.grain, rule.lag, config.schedule.timezone, at=tick)
 
 
 def run_airflow(
@@ -93,64 +33,94 @@ def run_airflow(
     board: Board,
     results: Results,
     pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Run the ranges one after the other, since Airflow has one backfill a DAG at a time.
 
-    After Ctrl-C the range that is under way goes on in Airflow, and no other starts.
+    After Ctrl-C, or an error of Airflow's that stays, the range that is under way goes on in
+    Airflow, and no other starts.
     """
-    backfill_id = None
+    name, started = plan.backfill.pipeline.name, list[_Started]()
+    quiet = Quiet(api, name, board, clock)
     try:
         for index, each in enumerate(plan.ranges, start=1):
             first, last = each.ticks[0], each.ticks[-1]
             _require_exactly(plan, api, each)
-            name = plan.backfill.pipeline.name
-            backfill_id = api.start_backfill(name, first, last, parallel).id
+            backfill_id = api.start_backfill(name, first, last, plan.conf, parallel).id
+            started.append(_Started(backfill_id, each))
             part = f" ({index} of {len(plan.ranges)} ranges)" if len(plan.ranges) > 1 else ""
             dates = " to ".join(dict.fromkeys(str(plan.partitions[tick]) for tick in (first, last)))
             board.said(f"Airflow's backfill {backfill_id}: {dates}{part}")
-            _follow(plan, api, each, backfill_id, board, results, pause)
-            # The scheduler marks it itself, but only every half minute.
-            api.end_backfill(backfill_id)
-            backfill_id = None
+            _follow(plan, api, started[-1], board, results, quiet, pause)
+            _mark_completed(api, started.pop(), board)
     except KeyboardInterrupt:
         results.interrupted = True
-        if backfill_id is not None:
-            board.said(
-                f"Airflow goes on with its backfill {backfill_id}; cancel it in Airflow if that "
-                "is not wanted. Nothing else is started."
-            )
+        _leave(plan, started, results, board)
+    except DaybreakError:
+        _leave(plan, started, results, board)
+        raise
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A backfill of Airflow's that was started, and what it runs."""
+
+    id: int
+    range: Range
+
+
+def _mark_completed(api: AirflowApi, done: _Started, board: Board) -> None:
+    """The scheduler marks it itself, but only every half minute."""
+    try:
+        api.end_backfill(done.id)
+    except TransientError as error:  # its runs have all ended
+        board.said(f"Airflow's backfill {done.id} is left for Airflow to close: {error.found}")
+
+
+def _leave(plan: AirflowPlan, started: list[_Started], results: Results, board: Board) -> None:
+    """Say what goes on in Airflow, where nobody here follows it any more."""
+    for each in started:
+        going = [plan.partitions[tick] for tick in each.range.ticks]
+        results.not_run(going, f"its run goes on in Airflow, in the backfill {each.id}")
+        board.said(
+            f"Airflow goes on with its backfill {each.id}; cancel it in Airflow if that "
+            "is not wanted. Nothing else is started."
+        )
 
 
 def _follow(
     plan: AirflowPlan,
     api: AirflowApi,
-    each: Range,
-    backfill_id: int,
+    started: _Started,
     board: Board,
     results: Results,
+    quiet: Quiet,
     pause: Callable[[float], None],
 ) -> None:
     """Return once every run of the range has ended."""
     name, workspace = plan.backfill.pipeline.name, plan.backfill.workspace
-    waiting, paused = dict.fromkeys(each.ticks), False
+    ticks = started.range.ticks
+    waiting, paused = dict.fromkeys(ticks), False
     while True:
-        runs = {run.logical_date: run for run in api.runs(name, each.ticks[0], each.ticks[-1])}
+        runs = {run.logical_date: run for run in api.runs(name, ticks[0], ticks[-1])}
+        steps: dict[Partition, str | None] = {}
         for tick in list(waiting):
             run = runs.get(tick)
             partition = plan.partitions[tick]
             if run is not None and run.state not in RUNNING:
                 del waiting[tick]
-                result = result_of(workspace, partition.as_of, run)
+                result = result_of(plan, api, partition.as_of, run)
                 results.found.append(result)
                 board.finished(result)
             elif run is not None and run.state == "running":
                 step = step_under_way(workspace, run_id_of("airflow", run.id), run.started_at)
+                steps[partition] = step
                 board.running(partition.as_of, step or "verdict")
         if not waiting:
             return
-        state = api.backfill(backfill_id)
+        state = api.backfill(started.id)
         if state.paused and not state.completed and not paused:
-            board.said(f"Airflow's backfill {backfill_id} is paused: unpause it in Airflow")
+            board.said(f"Airflow's backfill {started.id} is paused: unpause it in Airflow")
         paused = state.paused
         if state.completed and not any(
             runs[tick].state in RUNNING for tick in waiting if tick in runs
@@ -159,15 +129,17 @@ def _follow(
                 result = PartitionResult(
                     as_of=plan.partitions[tick].as_of,
                     state="failed",
-                    error=f"Airflow ended the backfill {backfill_id} without a run of it",
+                    error=f"Airflow ended the backfill {started.id} without a run of it",
                 )
                 results.found.append(result)
                 board.finished(result)
             return
+        going = {plan.partitions[tick]: runs[tick] for tick in waiting if tick in runs}
+        quiet.look(going, steps)
         pause(LOOK_SECONDS)
 
 
-def result_of(workspace: Workspace, as_of: dt.date, run: DagRun) -> PartitionResult:
+def result_of(plan: AirflowPlan, api: AirflowApi, as_of: dt.date, run: DagRun) -> PartitionResult:
     """What a finished run came to: by its report, where this machine can read it."""
     ended = EndedRun(
         run_id=run_id_of("airflow", run.id),
@@ -176,99 +148,28 @@ def result_of(workspace: Workspace, as_of: dt.date, run: DagRun) -> PartitionRes
         started_at=run.started_at,
         seconds=run.seconds,
     )
-    return result_of_run(workspace, as_of, ended)
+    pipeline, workspace = plan.backfill.pipeline, plan.backfill.workspace
+    report = report_of(workspace, ended)
+    if report is None and ended.green:
+        why = _nothing_to_do(api, pipeline.name, run)
+        if why is not None:
+            return left_alone(pipeline, workspace, as_of, why, ended.seconds, ended.run_id)
+    return result_of_run(as_of, ended, report)
 
 
-def _ranges(ticks: list[dt.datetime], chosen: dict[dt.datetime, Partition]) -> Iterator[Range]:
-    """The wanted ticks, cut wherever the schedule has another one between two of them."""
-    order = {tick: index for index, tick in enumerate(ticks)}
-    wanted = sorted(chosen)
-    together: list[dt.datetime] = wanted[:1]
-    for before, tick in pairwise(wanted):
-        if order[tick] != order[before] + 1:
-            yield Range(tuple(together))
-            together = []
-        together.append(tick)
-    if together:
-        yield Range(tuple(together))
-
-
-def _left(config: PipelineConfig, partition: Partition, now: dt.datetime) -> str:
-    if window(config, partition)[1] > now:
-        return "the schedule has its run later"
-    return f"the schedule ({config.schedule.cron}) has no run for it: use --via local"
-
-
-def _require_dag(api: AirflowApi, pipeline: Pipeline) -> None:
-    name, url = pipeline.name, api.server.url
-    if pipeline.config.schedule.cron is None:
-        raise PermanentError(
-            "the pipeline has no schedule.cron, and Airflow's backfills are runs of a schedule",
-            do="use --via local",
-            pipeline=name,
-        )
-    dag = api.dag(name)
-    if dag is None or dag["is_stale"]:
-        raise PermanentError(
-            "this Airflow has no DAG of the pipeline",
-            where=url,
-            do="see that its DAGs folder is this project's dags/, and that it has no DAG "
-            f"{name}__config_error",
-            pipeline=name,
-        )
-    if dag["is_paused"]:
-        raise PermanentError(
-            "the DAG is paused: its runs would stay queued",
-            where=url,
-            do=f"unpause it: airflow dags unpause {name}",
-            pipeline=name,
-        )
-    active = api.active_backfill(name)
-    if active is not None:
-        raise PermanentError(
-            f"Airflow has a backfill of the DAG under way (id {active.id}"
-            + (", paused)" if active.paused else ")"),
-            where=url,
-            do="wait for its end, or cancel it in Airflow",
-            pipeline=name,
-        )
-
-
-def _require_none_under_way(
-    pipeline: Pipeline, under_way: list[DagRun], chosen: dict[dt.datetime, Partition]
-) -> None:
-    taken = [
-        f"{chosen[run.logical_date]} ({run.id}, {run.state})"
-        for run in under_way
-        if run.logical_date in chosen
-    ]
-    if taken:
-        raise PermanentError(
-            f"Airflow has runs under way of {', '.join(taken)}",
-            do="wait for their end",
-            pipeline=pipeline.name,
-        )
-
-
-def _require_started(pipeline: Pipeline, chosen: dict[dt.datetime, Partition]) -> None:
-    """Airflow queues a run before the DAG's start date, and then never starts a task of it."""
-    schedule = pipeline.config.schedule
-    start = dt.datetime.combine(schedule.start_date, dt.time(), schedule.zone)
-    early = [str(chosen[tick]) for tick in sorted(chosen) if tick < start]
-    if early:
-        more = f" and {len(early) - 1} more" if len(early) > 1 else ""
-        raise PermanentError(
-            f"the run of {early[0]}{more} lies before schedule.start_date "
-            f"({schedule.start_date}), before which Airflow starts no task",
-            do="set schedule.start_date to an earlier day, or use --via local",
-            pipeline=pipeline.name,
-        )
+def _nothing_to_do(api: AirflowApi, dag_id: str, run: DagRun) -> str | None:
+    """Why the run ended after plan; None where it went on, or this user may not know."""
+    try:
+        planned = api.returned(dag_id, run.id, "plan")
+    except Forbidden:
+        return None
+    return str(planned["says"]) if planned is not None and "ends_here" in planned else None
 
 
 def _require_exactly(plan: AirflowPlan, api: AirflowApi, each: Range) -> None:
     """Airflow would run these ticks and no other: neither its DAG nor its runs changed since."""
     name = plan.backfill.pipeline.name
-    found = api.ticks(name, each.ticks[0], each.ticks[-1])
+    found = api.ticks(name, each.ticks[0], each.ticks[-1], plan.conf)
     if found != list(each.ticks):
         odd = sorted(set(found) ^ set(each.ticks))
         raise PermanentError(

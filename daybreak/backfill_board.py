@@ -56,7 +56,7 @@ class Lines(AbstractContextManager["Lines"]):
             f"  {self.done:>{len(str(self.total))}}/{self.total}  {result.as_of}  ",
             (f"{result.state:<9}", STYLES[result.state]),
             f"  {_seconds(result):>8}  ",
-            result.error or _made(result),
+            result.error or result.note or _made(result),
         )
         self.console.print(line, soft_wrap=True)
 
@@ -137,13 +137,17 @@ def sum_up(backfill: Backfill, parallel: int) -> str:
     expected = estimate(backfill, parallel)
     said = f"{count} of {all_of_them} to run, {parallel} at a time"
     if not count:
-        return f"Nothing to run in {all_of_them}."
-    if expected is None:
-        return f"{said}. There is no whole run of this pipeline to estimate rows and minutes from."
-    return (
-        f"{said}: about {expected.rows:,} rows and {expected.minutes:g} minutes of steps, by the "
-        f"median of {counted(expected.runs, 'past run')}."
-    )
+        said = f"Nothing to run in {all_of_them}."
+    elif expected is None:
+        said += ". There is no whole run of this pipeline to estimate rows and minutes from."
+    else:
+        said += (
+            f": about {expected.rows:,} rows and {expected.minutes:g} minutes of steps, by the "
+            f"median of {counted(expected.runs, 'past run')}."
+        )
+    if backfill.left_out:
+        said += f" {counted(len(backfill.left_out), 'wanted partition')} cannot be run this way."
+    return said
 
 
 def results_table(results: list[PartitionResult]) -> Table:
@@ -152,7 +156,7 @@ def results_table(results: list[PartitionResult]) -> Table:
         table.add_column(name, no_wrap=True)
     for name in ("rows", "drift", "seconds"):
         table.add_column(name, no_wrap=True, justify="left" if name == "drift" else "right")
-    table.add_column("error", overflow="fold")
+    table.add_column("why", overflow="fold")
     for each in results:
         table.add_row(
             str(each.as_of),
@@ -161,7 +165,7 @@ def results_table(results: list[PartitionResult]) -> Table:
             f"{each.rows:,}" if each.rows is not None else "",
             each.drift or "",
             f"{each.seconds:.1f}" if each.seconds is not None else "",
-            Text(each.error or ""),
+            Text(each.error or each.note or ""),
         )
     return table
 

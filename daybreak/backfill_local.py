@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
-from daybreak.backfill import Backfill, Board, PartitionResult, Results
+from daybreak.backfill import Backfill, Board, Only, PartitionResult, Results
 from include.errors import TransientError
 from include.partition import Partition
 from include.run import Value
@@ -43,7 +43,8 @@ def run_local(backfill: Backfill, parallel: int, board: Board, results: Results)
     waiting = deque(backfill.partitions)
     context = multiprocessing.get_context("spawn")
     workers = [
-        _Worker.start(context, backfill.pipeline.name) for _ in range(min(parallel, len(waiting)))
+        _Worker.start(context, backfill.pipeline.name, backfill.only)
+        for _ in range(min(parallel, len(waiting)))
     ]
     try:
         while waiting or any(worker.partition for worker in workers):
@@ -60,14 +61,10 @@ def run_local(backfill: Backfill, parallel: int, board: Board, results: Results)
                 board.finished(result)
                 if worker.dead:
                     place = workers.index(worker)
-                    workers[place] = _Worker.start(context, backfill.pipeline.name)
+                    workers[place] = _Worker.start(context, backfill.pipeline.name, backfill.only)
     except KeyboardInterrupt:
         results.interrupted = True
-        results.found += [
-            PartitionResult(as_of=worker.partition.as_of, state="not run", error="stopped")
-            for worker in workers
-            if worker.partition
-        ]
+        results.not_run([each.partition for each in workers if each.partition], "stopped")
     finally:
         _stop(workers)
 
@@ -82,8 +79,8 @@ class _Worker:
     dead: bool = False
 
     @classmethod
-    def start(cls, context: SpawnContext, pipeline: str) -> _Worker:
-        return cls(*spawn(context, "backfill", _work, pipeline))
+    def start(cls, context: SpawnContext, pipeline: str, only: Only) -> _Worker:
+        return cls(*spawn(context, "backfill", _work, pipeline, only))
 
     def take(self, partition: Partition, board: Board) -> None:
         self.partition = partition
@@ -147,7 +144,7 @@ def _signal_group(worker: _Worker, number: signal.Signals) -> None:
         worker.process.kill()
 
 
-def _work(pipe: Connection, pipeline: str) -> None:
+def _work(pipe: Connection, pipeline: str, only: Only) -> None:
     """Take dates from the pipe until it closes; answer with steps as they begin, then a result."""
     # A group of its own: a terminal's Ctrl-C reaches the parent alone, which passes it on once.
     os.setpgrp()
@@ -158,7 +155,7 @@ def _work(pipe: Connection, pipeline: str) -> None:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         while True:
-            pipe.send(_run(pipeline, pipe.recv(), pipe))
+            pipe.send(_run(pipeline, pipe.recv(), only, pipe))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return  # the parent has no more for us, is gone, or stops us
 
@@ -169,36 +166,56 @@ def _unraisable(lost: Any) -> None:
         sys.__unraisablehook__(lost)
 
 
-def _run(pipeline: str, as_of: dt.date, pipe: Connection) -> PartitionResult:
-    from daybreak.run import new_request, run_steps
+def _run(pipeline: str, as_of: dt.date, only: Only, pipe: Connection) -> PartitionResult:
+    from daybreak.run import look_first, new_request, run_steps
 
-    started = time.monotonic()
-    outcome = run_steps(new_request(pipeline, dt.datetime.now(dt.UTC), as_of), _Steps(pipe))
-    return _result(as_of, outcome, round(time.monotonic() - started, 1))
+    started, watcher = time.monotonic(), _Steps(pipe)
+    request = new_request(pipeline, dt.datetime.now(dt.UTC), as_of, rescore=only)
+    if request.asks_first:
+        # It was planned hours ago, perhaps: another run may have published the partition since.
+        try:
+            found = look_first(request, watcher)
+        except Exception as error:  # noqa: BLE001 - the partition's result says it
+            return PartitionResult(
+                as_of=as_of, state="failed", seconds=_since(started), error=_one_line(error)
+            )
+        if found.ends_here:
+            return _left_alone(pipeline, as_of, str(found), _since(started))
+    return _result(as_of, run_steps(request, watcher), _since(started))
+
+
+def _left_alone(pipeline: str, as_of: dt.date, why: str, seconds: float) -> PartitionResult:
+    from daybreak.backfill_runs import left_alone
+    from include.pipeline import load_named
+    from include.settings import settings
+    from include.workspace import Workspace
+
+    where = settings()
+    workspace = Workspace(where.workspace, pipeline)
+    return left_alone(load_named(where.pipelines, pipeline), workspace, as_of, why, seconds)
 
 
 def _result(as_of: dt.date, outcome: Outcome, seconds: float) -> PartitionResult:
-    from daybreak.progress import sentence
+    from daybreak.backfill_runs import reported
     from daybreak.summary import load_report
 
-    # One line, whatever a library raised.
-    error = " ".join(sentence(outcome.error).split()) if outcome.error is not None else None
-    if outcome.report is None:
+    error = _one_line(outcome.error) if outcome.error is not None else None
+    report = outcome.report
+    if report is None:
         return PartitionResult(
             as_of=as_of, state="failed", seconds=seconds, error=error, run_id=outcome.run_id
         )
-    content = load_report(outcome.report)
-    return PartitionResult(
-        as_of=as_of,
-        state=content.state,
-        version=content.lineage.version,
-        rows=content.counts.published,
-        drift=content.drift.verdict if content.drift else None,
-        seconds=seconds,
-        error=error,
-        run_id=outcome.run_id,
-        report=outcome.report.html,
-    )
+    return reported(as_of, report, load_report(report), seconds, error)
+
+
+def _one_line(error: Exception) -> str:
+    from daybreak.progress import sentence
+
+    return " ".join(sentence(error).split())
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 1)
 
 
 class _Steps:

@@ -1,10 +1,10 @@
 """A backfill by Prefect: one flow run a partition, of the deployment `backfill/<pipeline>`.
 
 Prefect makes one run of an idempotency key, whoever asks for it and however often. A key here is
-the partition, what a run would make of it now (the model version behind the alias and the
-configuration), and the last run of the partition that has ended. So two backfills at one time, or
-one that is started again after Ctrl-C, share their runs; and a partition that failed, or is stale
-since, has a new key and runs again.
+the partition, what a run would make of it now (the model version behind the alias, the
+configuration, and `--only`), and the last run of the partition that has ended. So two backfills at
+one time, or one that is started again after Ctrl-C, share their runs; and a partition that failed,
+or is stale since, has a new key and runs again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from daybreak.backfill import Backfill, Board, PartitionResult, Results, current_model
-from daybreak.backfill_runs import EndedRun, result_of_run, step_under_way
+from daybreak.backfill_runs import (
+    EndedRun,
+    left_alone,
+    report_of,
+    result_of_run,
+    step_under_way,
+)
 from daybreak.prefect_api import FINAL, UNDER_WAY, Deployment, FlowRun, PrefectApi
-from include.errors import PermanentError
+from include.errors import DaybreakError, PermanentError
 from include.partition import Partition, partition_for
 from include.workspace import run_id_of
 
@@ -67,7 +73,8 @@ def plan_prefect(backfill: Backfill, api: PrefectApi, now: dt.datetime) -> Prefe
     _require_open(backfill, api, deployment)
     _require_none_under_way(backfill, api, now)
     model = current_model(backfill.pipeline)
-    made_from = f"{backfill.pipeline.digest} {model.name} {model.version}"
+    # `only` too: a run that leaves what has a version is none for one who wants it scored anew.
+    made_from = f"{backfill.pipeline.digest} {model.name} {model.version} {backfill.only}"
     return PrefectPlan(backfill, deployment, hashlib.sha256(made_from.encode()).hexdigest()[:12])
 
 
@@ -82,7 +89,8 @@ def run_prefect(
 ) -> None:
     """Keep `parallel` runs under way, the oldest partition first, until each has ended.
 
-    After Ctrl-C the runs that were asked for go on in Prefect, and no other is.
+    After Ctrl-C, or an error of Prefect's that stays, the runs that were asked for go on in
+    Prefect, and no other is.
     """
     waiting, going = deque(plan.backfill.partitions), list[_Followed]()
     try:
@@ -99,12 +107,22 @@ def run_prefect(
                 pause(LOOK_SECONDS)
     except KeyboardInterrupt:
         results.interrupted = True
-        if going:
-            left = ", ".join(str(each.partition) for each in going)
-            board.said(
-                f"Prefect goes on with {left}; cancel the runs in Prefect if that is not wanted. "
-                "Nothing else is started."
-            )
+        _leave(going, results, board)
+    except DaybreakError:
+        _leave(going, results, board)
+        raise
+
+
+def _leave(going: list[_Followed], results: Results, board: Board) -> None:
+    """Say what goes on in Prefect, where nobody here follows it any more."""
+    if not going:
+        return
+    results.not_run([each.partition for each in going], "its run goes on in Prefect")
+    left = ", ".join(str(each.partition) for each in going)
+    board.said(
+        f"Prefect goes on with {left}; cancel the runs in Prefect if that is not wanted. "
+        "Nothing else is started."
+    )
 
 
 def run_of(plan: PrefectPlan, api: PrefectApi, partition: Partition) -> FlowRun:
@@ -119,7 +137,12 @@ def run_of(plan: PrefectPlan, api: PrefectApi, partition: Partition) -> FlowRun:
     return api.create_run(
         deployment,
         name=f"{name} {partition}",
-        parameters={"pipeline": name, "partition_date": str(partition)},
+        parameters={
+            "pipeline": name,
+            "partition_date": str(partition),
+            # It looks again when it begins: another run may have published the partition by then.
+            "rescore": plan.backfill.only,
+        },
         tags=tags,
         idempotency_key=f"{name}:{partition}:{plan.makes}:after-{after}",
     )
@@ -135,7 +158,12 @@ def result_of(plan: PrefectPlan, as_of: dt.date, run: FlowRun) -> PartitionResul
         started_at=run.started_at,
         seconds=run.seconds,
     )
-    return result_of_run(plan.backfill.workspace, as_of, ended)
+    workspace = plan.backfill.workspace
+    report = report_of(workspace, ended)
+    if report is None and ended.green and message:  # which only a run with nothing to do has
+        pipeline = plan.backfill.pipeline
+        return left_alone(pipeline, workspace, as_of, message, ended.seconds, ended.run_id)
+    return result_of_run(as_of, ended, report)
 
 
 def _ended(

@@ -1,4 +1,4 @@
-"""What a run that an orchestrator made came to, from what it left in the workspace."""
+"""What a run of a backfill came to, from what it left in the workspace."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from daybreak.backfill import PartitionResult
 from daybreak.summary import load_report
 from include import storage
+from include.pipeline import Pipeline
+from include.reports.model import RunReport
 from include.reports.records import STEPS
 from include.run import Report, StepRecord
+from include.stores import open_store
 from include.workspace import Workspace
 
 
@@ -24,15 +27,22 @@ class EndedRun:
     seconds: float | None
 
 
-def result_of_run(workspace: Workspace, as_of: dt.date, run: EndedRun) -> PartitionResult:
-    """What a finished run came to: by its report, where this machine can read it.
+def report_of(workspace: Workspace, run: EndedRun) -> Report | None:
+    """The run's report; None where this machine cannot read it, or the run ended before any work.
 
-    Where it cannot, as where the orchestrator has another workspace, its state of the run is all.
+    A report of an earlier attempt of the same run says nothing about this one.
     """
     record = _record(workspace, run.run_id, "report")
-    # A report of an earlier attempt of the same run says nothing about this one.
-    current = record is not None and (run.started_at is None or record.started_at >= run.started_at)
-    if record is None or record.result is None or not current:
+    if record is None or record.result is None:
+        return None
+    if run.started_at is not None and record.started_at < run.started_at:
+        return None
+    return Report.model_validate(record.result)
+
+
+def result_of_run(as_of: dt.date, run: EndedRun, report: Report | None) -> PartitionResult:
+    """What a finished run came to: by its report, else by its orchestrator's state of the run."""
+    if report is None:
         return PartitionResult(
             as_of=as_of,
             state="published" if run.green else "failed",
@@ -40,20 +50,48 @@ def result_of_run(workspace: Workspace, as_of: dt.date, run: EndedRun) -> Partit
             error=None if run.green else run.said,
             run_id=run.run_id,
         )
-    report = Report.model_validate(record.result)
     content = load_report(report)
     problem = content.problem or next(iter(content.others), None)
     error = f"{problem.step}: {problem.found}" if problem else run.said
+    return reported(as_of, report, content, run.seconds, None if run.green else error)
+
+
+def reported(
+    as_of: dt.date, report: Report, content: RunReport, seconds: float | None, error: str | None
+) -> PartitionResult:
+    """A run by its report, of which `content` is the JSON."""
     return PartitionResult(
         as_of=as_of,
         state=content.state,
         version=content.lineage.version,
         rows=content.counts.published,
         drift=content.drift.verdict if content.drift else None,
-        seconds=run.seconds,
-        error=None if run.green else error,
-        run_id=run.run_id,
+        seconds=seconds,
+        error=error,
+        run_id=report.run_id,
         report=report.html,
+    )
+
+
+def left_alone(
+    pipeline: Pipeline,
+    workspace: Workspace,
+    as_of: dt.date,
+    why: str,
+    seconds: float | None,
+    run_id: str | None = None,
+) -> PartitionResult:
+    """A run that found nothing to do, since readers have a version by now: they keep it."""
+    store = open_store(pipeline.config.predictions, workspace.predictions())
+    current = store.current(as_of)
+    return PartitionResult(
+        as_of=as_of,
+        state="unchanged",
+        version=current.version if current else None,
+        rows=current.rows if current else None,
+        seconds=seconds,
+        run_id=run_id,
+        note=why,
     )
 
 

@@ -132,14 +132,21 @@ def _settings(where: Settings, offline: bool) -> Iterator[Finding]:
         yield Finding("settings", "DAYBREAK_REGISTRY", "ok", "not asked")
     else:
         yield _asked("settings", "DAYBREAK_REGISTRY", _registry)
-    told = len(where.notify)
-    yield Finding(
-        "settings",
-        "DAYBREAK_NOTIFY",
-        "ok" if told else "unused",
-        f"{told} service{'s' if told != 1 else ''}" if told else "not set: nobody is told",
-        "" if told else "an Apprise URL, such as mailto://… or slack://…, see docs/airflow.md",
-    )
+    yield _notify(where.notify)
+
+
+def _notify(urls: tuple[str, ...]) -> Finding:
+    name, count = "DAYBREAK_NOTIFY", len(urls)
+    an_url = "an Apprise URL, such as mailto://… or slack://…, see docs/airflow.md"
+    if not urls:
+        return Finding("settings", name, "unused", "not set: nobody is told", an_url)
+    from include.notify import unusable
+
+    wrong = unusable(urls)
+    if wrong:
+        found = f"no URL that Apprise can use: {', '.join(wrong)}"
+        return Finding("settings", name, "missing", found, f"write {an_url}")
+    return Finding("settings", name, "ok", f"{count} service{'s' if count != 1 else ''}")
 
 
 def _asked(group: str, name: str, ask: Callable[[], str]) -> Finding:

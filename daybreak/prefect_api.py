@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from include.errors import PermanentError, TransientError
+from daybreak.rest import NotFound, Rest, instant
 from include.settings import PrefectServer
 
-TIMEOUT_SECONDS = 60
-ATTEMPTS = 6
-FIRST_WAIT_SECONDS = 1.0  # doubled with each attempt: a restart of the server has 31 s to pass
 PAGE = 200
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -72,12 +66,25 @@ class PrefectApi:
 
     server: PrefectServer
     pause: Callable[[float], None] = time.sleep
+    _rest: Rest = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._rest = Rest(
+            name="Prefect server",
+            url=self.server.url,
+            absent="start it (prefect server start), or set PREFECT_API_URL to its address, which "
+            "`prefect config view` shows",
+            address="set PREFECT_API_URL to the address of Prefect's API, which ends in /api",
+            login="set PREFECT_API_KEY (Prefect Cloud) or PREFECT_API_AUTH_STRING (a server of "
+            "your own) as `prefect config view --show-secrets` has it",
+            pause=self.pause,
+        )
 
     def deployment(self, flow: str, name: str) -> Deployment | None:
         """The deployment `flow`/`name`; None where there is none."""
         try:
             found = self._get(f"deployments/name/{quote(flow, safe='')}/{quote(name, safe='')}")
-        except _NotFound:
+        except NotFound:
             return None
         return Deployment(
             id=found["id"],
@@ -131,7 +138,7 @@ class PrefectApi:
         """A run; None where it was deleted."""
         try:
             return _run(self._get(f"flow_runs/{run_id}"))
-        except _NotFound:
+        except NotFound:
             return None
 
     def create_run(
@@ -159,91 +166,28 @@ class PrefectApi:
         return self._call("POST", path, body)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        wait = FIRST_WAIT_SECONDS
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return self._send(method, path, body)
-            except TransientError:
-                self.pause(wait)
-                wait *= 2
-        return self._send(method, path, body)
+        headers = self._headers()
+        return self._rest.patiently(lambda: self._rest.send(method, f"/{path}", body, headers))
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        server, headers, data = self.server, {"Accept": "application/json"}, None
-        if server.key:
-            headers["Authorization"] = f"Bearer {server.key}"
-        elif server.auth:
-            token = base64.b64encode(server.auth.encode()).decode()
-            headers["Authorization"] = f"Basic {token}"
-        if body is not None:
-            data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
-        request = urllib.request.Request(  # noqa: S310 - the address is the user's own setting
-            f"{server.url}/{path}", data, headers, method=method
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
-                return json.loads(answer.read() or b"null")
-        except urllib.error.HTTPError as error:
-            raise _refusal(error, method, path, server) from None
-        except ValueError as error:
-            raise PermanentError(
-                f"{server.url} answers {method} {path} with something that is not JSON",
-                do="set PREFECT_API_URL to the address of Prefect's API, which ends in /api",
-            ) from error
-        except OSError as error:
-            reason = getattr(error, "reason", None) or error
-            raise TransientError(
-                f"no Prefect server answers at {server.url}: {reason}",
-                do="start it (prefect server start), or set PREFECT_API_URL to its address, which "
-                "`prefect config view` shows",
-            ) from None
-
-
-class _NotFound(PermanentError):
-    """404."""
-
-
-def _refusal(
-    error: urllib.error.HTTPError, method: str, path: str, server: PrefectServer
-) -> Exception:
-    """An HTTP error as one of our kinds, with what the server said."""
-    text = error.read().decode("utf-8", errors="replace")
-    try:
-        content = json.loads(text)
-        said = content.get("detail") or content.get("exception_detail") or text
-    except (ValueError, AttributeError):
-        said = text
-    found = f"Prefect answered {error.code} to {method} {path.partition('?')[0]}: " + (
-        " ".join(str(said).split())[:400] or error.reason
-    )
-    if error.code in (401, 403):
-        return PermanentError(
-            found,
-            where=server.url,
-            do="set PREFECT_API_KEY (Prefect Cloud) or PREFECT_API_AUTH_STRING (a server of your "
-            "own) as `prefect config view --show-secrets` has it",
-        )
-    if error.code == 404:
-        return _NotFound(found, where=server.url)
-    if error.code in (408, 429, 500, 502, 503, 504):
-        return TransientError(found, where=server.url, do="see the log of Prefect's server")
-    return PermanentError(found, where=server.url)
-
-
-def _instant(text: str | None) -> dt.datetime | None:
-    return dt.datetime.fromisoformat(text) if text else None
+    def _headers(self) -> dict[str, str]:
+        if self.server.key:
+            return {"Authorization": f"Bearer {self.server.key}"}
+        if self.server.auth:
+            token = base64.b64encode(self.server.auth.encode()).decode()
+            return {"Authorization": f"Basic {token}"}
+        return {}
 
 
 def _run(found: dict[str, Any]) -> FlowRun:
     state = found["state"] or {"type": "SCHEDULED", "name": "Scheduled", "message": None}
-    started, ended = _instant(found["start_time"]), _instant(found["end_time"])
+    started, ended = instant(found["start_time"]), instant(found["end_time"])
     return FlowRun(
         id=found["id"],
         name=found["name"],
         state=state["type"],
         state_name=state["name"] or state["type"].capitalize(),
         message=state["message"] or "",
-        expected_at=_instant(found["expected_start_time"]),
+        expected_at=instant(found["expected_start_time"]),
         started_at=started,
         seconds=(ended - started).total_seconds() if started and ended else None,
     )

@@ -9,6 +9,7 @@ from include.errors import PermanentError
 from include.partition import Partition
 from include.pipeline import load_named
 from include.reports.model import RunReport
+from include.reports.newest import newest_reports
 from include.run import Report
 from include.settings import settings
 from include.workspace import Workspace
@@ -25,14 +26,7 @@ def latest_report(name: str, day: dt.date | None = None) -> tuple[Report, RunRep
     as_of = None
     if day is not None:
         as_of = str(Partition.containing(day, pipeline.config.partition.grain))
-    runs = workspace.at("runs")
-    written = [
-        entry
-        for entry in storage.entries(runs)
-        # runs/<run_id>/report.json, and not the step's record below steps/
-        if entry.uri.removeprefix(f"{runs}/").split("/")[1:] == ["report.json"]
-    ]
-    for entry in sorted(written, key=lambda entry: entry.modified_at, reverse=True):
+    for entry in newest_reports(workspace):
         content = RunReport.model_validate_json(storage.read(entry.uri))
         if as_of is None or content.partition == as_of:
             html = storage.join(workspace.run(content.run_id), "report.html")

@@ -147,8 +147,8 @@ def rollback_command(
     one, many = day is not None, model_version is not None
     if one == many or (one and (first or last)) or (many and to):
         raise BadConfig(
-            "rollback takes --date, and --to if wanted, or else --model-version, and --since and "
-            "--until if wanted",
+            "rollback takes --date, and a version as --to if wanted, or else --model-version, and "
+            "days as --from and --to if wanted",
             do="choose one partition or the partitions of one model version",
             pipeline=name,
         )

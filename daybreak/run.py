@@ -8,12 +8,15 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from include.errors import TransientError
 from include.pace import Pace
 from include.run import Invocation, Report, Request, Value
 from include.workspace import run_id_of
+
+if TYPE_CHECKING:
+    from tasks.preview import Preview
 
 STEPS = ("plan", "extract", "gate", "score", "publish", "drift", "report")
 RETRIES = 3
@@ -100,6 +103,14 @@ def run_steps(
     except Exception as error:  # noqa: BLE001 - the first error is the one that matters
         return Outcome(run_id, None, failed_step or "report", failure or error)
     return Outcome(run_id, report, failed_step, failure)
+
+
+def look_first(
+    request: Request, watcher: Watcher, pause: Callable[[float], None] = time.sleep
+) -> Preview:
+    """What the request comes to now, with the retries of a step; raises what is left after them."""
+    found: Preview = _Steps(watcher, pause).step("preview", request)
+    return found
 
 
 class _Steps:

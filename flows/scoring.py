@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from include.errors import BadConfig, PermanentError, TransientError
+from include.errors import BadConfig, DaybreakError, TransientError
 from include.run import (
     GateResult,
     Invocation,
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
         with temporary_settings(patient):
             written = scoring(given.pipeline, given.date, given.model_version)
         assert isinstance(written, Report)
-    except PermanentError as error:
+    except DaybreakError as error:  # a TransientError too, once its retries are over
         print(error, file=sys.stderr)
         return 1
     print(f"{given.pipeline}: {written.state}, see {written.html}")

@@ -17,6 +17,7 @@ from include import storage
 from include.errors import PermanentError
 from include.run import Check, Run, Value
 from include.score_shift import Shift
+from include.stored import load
 from include.stores import Decision
 from include.workspace import Workspace
 
@@ -131,11 +132,11 @@ def standing_of(workspace: Workspace, as_of: dt.date, version: str) -> Standing:
         # listing of a folder with a receipt for each part.
         while True:
             uri = answer_uri(workspace, as_of, version, len(answers) + 1)
-            answers.append(Answer.model_validate_json(storage.read(uri)))
+            answers.append(load(Answer, uri, "the answer about a held version"))
     except FileNotFoundError:
         pass
     try:
-        held = Held.model_validate_json(storage.read(held_uri(workspace, as_of, version)))
+        held = load(Held, held_uri(workspace, as_of, version), "the question about a held version")
     except FileNotFoundError:
         held = None
     return Standing(as_of, version, held, tuple(answers))
@@ -185,7 +186,7 @@ def answer(workspace: Workspace, held: Held, given: Answer) -> Answer:
     uri = answer_uri(workspace, held.as_of, held.version, held.question)
     if storage.create(uri, given.model_dump_json(indent=2).encode()):
         return given
-    first = Answer.model_validate_json(storage.read(uri))
+    first = load(Answer, uri, "the answer about a held version")
     if (first.verdict == "approved") != (given.verdict == "approved"):
         raise Answered(
             f"version {held.version} was {first} while this was decided: nothing was changed",

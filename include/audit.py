@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from include import storage
 from include.config import Audit as Rules
 from include.errors import PermanentError
 from include.keys import KeyOrder
 from include.run import Check, Receipt, SnapshotManifest
 from include.score_shift import Reference, Shift, ShiftCounter
 from include.stores import VersionManifest
+from include.stores.part_files import examine
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,14 +172,9 @@ def _intact_parts(manifest: VersionManifest, found: _Findings) -> Iterator[pa.Ta
 
     expected = [(column.name, column.type) for column in manifest.columns]
     for receipt in sorted(manifest.parts, key=lambda receipt: receipt.part):
-        try:
-            content = storage.read(receipt.uri)
-        except FileNotFoundError:
-            damage.append(f"part {receipt.part} is gone ({receipt.uri})")
-            found.damaged.add(receipt.part)
-            continue
-        if hashlib.sha256(content).hexdigest() != receipt.digest:
-            damage.append(f"part {receipt.part} is not the file that was scored ({receipt.uri})")
+        content, fault = examine(receipt)
+        if fault is not None:
+            damage.append(f"part {receipt.part} {fault} ({receipt.uri})")
             found.damaged.add(receipt.part)
             continue
         try:

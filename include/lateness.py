@@ -5,13 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
+from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
 from include import storage
+from include.approvals import Standing
+from include.config import Schedule
+from include.partition import Partition
 from include.reports.model import RunReport
+from include.reports.newest import newest_reports
 from include.reports.records import STEPS, RunRecords
 from include.run import Value
 from include.workspace import Workspace
@@ -42,15 +47,17 @@ class Missed(Value):
 class Hold:
     """The step that keeps the table from being published, and since when.
 
-    `running` has no record yet: it began, at the latest, when the step before it ended.
+    `running` has no record yet: it began, at the latest, when the step before it ended. `held`
+    waits for a person, `until` the limit that the question has.
     """
 
     step: str
-    kind: str  # queued, running, retrying, failed
+    kind: str  # queued, running, retrying, held, failed
     since: dt.datetime | None
     done: tuple[str, ...]
     found: str = ""
     do: str = ""
+    until: str = ""
 
 
 def hold_of(missed: Missed, records: RunRecords) -> Hold | None:
@@ -66,6 +73,8 @@ def hold_of(missed: Missed, records: RunRecords) -> Hold | None:
         if record.outcome == "failed":
             error = record.error or {}
             kind = "failed" if missed.state == "failed" else "retrying"
+            if step == "publish" and records.held:
+                kind = "held"  # whatever became of the run: a person can still answer
             found, do = error.get("found", ""), error.get("do", "")
             return Hold(step, kind, ended, tuple(done), found, do)
         done.append(step)
@@ -75,16 +84,51 @@ def hold_of(missed: Missed, records: RunRecords) -> Hold | None:
     return None
 
 
+def answered(hold: Hold, standing: Standing, now: dt.datetime) -> Hold:
+    """A hold of the kind `held` with its limit, or what became of the question since."""
+    state, given = standing.state(now), standing.answer(now)
+    if state == "waiting" and standing.held is not None:
+        return replace(hold, until=standing.held.until_local())
+    if given is None:
+        return hold
+    if state == "approved":
+        return Hold(hold.step, "running", given.at, hold.done)
+    do = "see the run's report for what readers have"
+    found = f"version {standing.version} was {given}"
+    return replace(hold, kind="failed", since=given.at, found=found, do=do)
+
+
+def made_instead(
+    schedule: Schedule, partition: Partition, late: dt.datetime, other: dt.datetime
+) -> bool:
+    """Whether a run that was asked for at `other` made what the late run, of `late`, was to make.
+
+    Both are for `partition`. It did if it came after the schedule's tick before: what that tick's
+    own run published is what readers had already. Of a partition that is over, a version which was
+    made before its end is not the whole one.
+    """
+    if other >= late:
+        return True
+    end = partition.ends_at(schedule.timezone)
+    return _tick_before(schedule, late) < other and (end <= other or late < end)
+
+
+def _tick_before(schedule: Schedule, late: dt.datetime) -> dt.datetime:
+    """The tick before the one at `late`; `late` itself of a schedule without ticks."""
+    if schedule.cron is None:
+        return late
+    from croniter import croniter  # type: ignore[import-untyped]  # what Airflow reads cron with
+
+    local = late.astimezone(ZoneInfo(schedule.timezone))
+    before: dt.datetime = croniter(schedule.cron, local, ret_type=dt.datetime).get_prev()
+    return before
+
+
 def usual_seconds(workspace: Workspace) -> dict[str, list[float]]:
     """Seconds of each step in the newest runs that published, from their reports; may be empty."""
-    written = [
-        entry
-        for entry in storage.entries(workspace.runs())
-        if entry.uri.removeprefix(f"{workspace.runs()}/").split("/")[1:] == ["report.json"]
-    ]
     taken: dict[str, list[float]] = {}
     runs = 0
-    for entry in sorted(written, key=lambda entry: entry.modified_at, reverse=True):
+    for entry in newest_reports(workspace):
         try:
             report = RunReport.model_validate_json(storage.read(entry.uri))
         except ValidationError as error:

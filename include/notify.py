@@ -136,6 +136,22 @@ def send(message: Message, urls: tuple[str, ...]) -> tuple[tuple[str, ...], tupl
     return tuple(sent), tuple(failed)
 
 
+def unusable(urls: tuple[str, ...]) -> tuple[str, ...]:
+    """The entries of DAYBREAK_NOTIFY of which Apprise makes no service; nobody is sent anything."""
+    import apprise
+
+    found = []
+    for number, url in enumerate(urls, start=1):
+        with _overheard():
+            try:
+                service = apprise.Apprise.instantiate(url)
+            except Exception:  # noqa: BLE001 - its words hold pieces of the URL
+                service = None
+        if service is None:
+            found.append(_entry(number, url))
+    return tuple(found)
+
+
 def _sent(message: Message, url: str, entry: str) -> tuple[str, str | None]:
     """The service's kind, and why it did not take the message."""
     with _overheard() as said:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import struct
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from include import storage
 from include.engines.worker import Worker
@@ -18,10 +17,19 @@ from include.run import Part, Receipt, Snapshot, Value
 from include.scoring import ScoringJob, load_job, scored_rows
 from include.snapshots import load_manifest, read_part
 from include.stores import Store, VersionManifest
+from include.stores.part_files import intact
 from include.workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@runtime_checkable
+class KeepsRows(Protocol):
+    """A store that loads the parts, so that readers see rows of its own."""
+
+    def rows_of(self, manifest: VersionManifest, key: Mapping[str, Any]) -> pa.Table:
+        """The rows of a version that have this key, as readers see them, in its own columns."""
 
 
 class Replay(Value):
@@ -68,8 +76,10 @@ def replay(
     """Find the published row of `key`, and score its part again with the pinned model.
 
     The whole part is scored, since a model may round a row by the rows beside it. `key` is text,
-    as a person types it. Raises PermanentError where there is no such version or row, with the
-    reason where the row was set aside, and CorruptData where files are gone or not what they were.
+    as a person types it. The published row is the one that readers see, in the table where that is
+    not the parts. Raises PermanentError where there is no such version or row, with the reason
+    where the row was set aside, or where its features are deleted, and CorruptData where files are
+    gone or not what they were.
     """
     from threadpoolctl import threadpool_limits
 
@@ -77,6 +87,9 @@ def replay(
     job = load_job(storage.join(workspace.scores(as_of, manifest.version), "job.json"))
     receipt, row, published = _published_row(manifest, key, job)
     wanted = {name: published[name] for name in manifest.key}
+    if isinstance(store, KeepsRows):
+        published = _seen(store, manifest, wanted)
+    _require_features(manifest)
     snapshot = load_manifest(
         Snapshot(
             uri=manifest.snapshot_uri,
@@ -139,39 +152,52 @@ def _published_row(
     manifest: VersionManifest, key: Mapping[str, str], job: ScoringJob
 ) -> tuple[Receipt, int, dict[str, Any]]:
     """The part, the position in it and the row, from the files that were published."""
+    import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
     wanted: dict[str, Any] = {}
     for receipt in sorted(manifest.parts, key=lambda receipt: receipt.part):
-        rows = _part_file(receipt, manifest)
+        with pq.ParquetFile(pa.BufferReader(intact(manifest, receipt))) as file:
+            rows = file.read()
         wanted = wanted or _typed(rows.schema, manifest, key)
         row = pc.index(_matches(rows, wanted), True).as_py()
         if row >= 0:
             return receipt, row, rows.slice(row, 1).to_pylist()[0]
-    said = ", ".join(f"{name}={value_text(value)}" for name, value in wanted.items())
     raise PermanentError(
-        f"version {manifest.version} of {manifest.as_of} has no row ({said})"
+        f"version {manifest.version} of {manifest.as_of} has no row ({_said(wanted)})"
         + _set_aside(job, manifest, wanted),
         do="look for the key in the table, or name another version",
     )
 
 
-def _part_file(receipt: Receipt, manifest: VersionManifest) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        content = storage.read(receipt.uri)
-    except FileNotFoundError:
-        content = b""
-    if hashlib.sha256(content).hexdigest() != receipt.digest:
+def _seen(store: KeepsRows, manifest: VersionManifest, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The row that readers see in the place of the one that was loaded."""
+    rows = store.rows_of(manifest, wanted)
+    if rows.num_rows != 1:
         raise CorruptData(
-            f"part {receipt.part} of version {manifest.version} is gone or not what was scored",
-            where=receipt.uri,
-            do="name another version, or see what wrote over the table's files",
+            f"version {manifest.version} of {manifest.as_of} has {rows.num_rows} rows "
+            f"({_said(wanted)}) in the table, and one was loaded into it",
+            do="see who wrote to the table beside Daybreak, and choose another version",
         )
-    with pq.ParquetFile(pa.BufferReader(content)) as file:
-        return file.read()
+    return dict(rows.to_pylist()[0])
+
+
+def _require_features(manifest: VersionManifest) -> None:
+    """Raise where the snapshot is deleted: of that no record is kept, but of the rule there is."""
+    if not storage.exists(manifest.snapshot_uri):
+        raise PermanentError(
+            f"the features that version {manifest.version} of {manifest.as_of} was scored from are "
+            f"deleted: retention keeps them for snapshot_days, and they were scored at "
+            f"{manifest.scored_at:%Y-%m-%d %H:%M:%S %Z}",
+            where=manifest.snapshot_uri,
+            do="raise retention.snapshot_days for what is scored from now on; where the warehouse "
+            "still gives the same rows, running the partition again stores them once more",
+        )
+
+
+def _said(wanted: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value_text(value)}" for name, value in wanted.items())
 
 
 def _typed(schema: pa.Schema, manifest: VersionManifest, key: Mapping[str, str]) -> dict[str, Any]:

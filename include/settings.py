@@ -60,6 +60,7 @@ class Settings:
     `connections_file` an airflow_settings.yaml whose connections are the last resort. `airflow` is
     where `daybreak backfill --via airflow` finds Airflow's API server, `prefect` where `--via
     prefect` finds Prefect's. `notify` are Apprise URLs; they hold passwords and tokens.
+    `local_airflow_database` is the URL of a PostgreSQL for the Airflow that is started here.
     `storage_connections` are the connections of object stores, each with the bucket's URI that it
     is for, or the empty one for all others.
     """
@@ -73,6 +74,7 @@ class Settings:
     airflow: AirflowServer
     prefect: PrefectServer
     notify: tuple[str, ...] = field(repr=False)
+    local_airflow_database: str | None = field(default=None, repr=False)
     backfill_pool: str | None = None
     storage_connections: tuple[tuple[str, str], ...] = ()
 
@@ -106,6 +108,7 @@ def settings() -> Settings:
             auth=os.environ.get("PREFECT_API_AUTH_STRING") or None,
         ),
         notify=_urls(os.environ.get("DAYBREAK_NOTIFY") or ""),
+        local_airflow_database=os.environ.get("DAYBREAK_AIRFLOW_DATABASE") or None,
         backfill_pool=os.environ.get("DAYBREAK_BACKFILL_POOL") or None,
         storage_connections=_by_bucket(os.environ.get("DAYBREAK_STORAGE_CONNECTION") or ""),
     )

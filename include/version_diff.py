@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from include import storage
 from include.config import LINEAGE_COLUMNS
-from include.errors import CorruptData, PermanentError
+from include.errors import PermanentError
 from include.run import Value
 from include.score_shift import Reference, ShiftCounter
 from include.stores import VersionManifest
+from include.stores.part_files import intact
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,7 +63,8 @@ class VersionDiff(Value):
 def diff_versions(before: VersionManifest, after: VersionManifest) -> VersionDiff:
     """Compare two versions of one table, part by part; the join by key is DuckDB's.
 
-    Raises PermanentError where their keys are other columns, or a part is gone.
+    Raises PermanentError where their keys are other columns, and CorruptData where a part is gone
+    or not what was scored.
     """
     import duckdb
 
@@ -80,9 +81,7 @@ def diff_versions(before: VersionManifest, after: VersionManifest) -> VersionDif
         duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": disk}) as connection,
     ):
         for name, manifest in (("before", before), ("after", after)):
-            connection.register("stream", _stream(manifest, shared))
-            connection.execute(f'CREATE TEMP TABLE "{name}" AS FROM stream')
-            connection.unregister("stream")
+            _fill(connection, name, manifest, shared)
         counts = _joined(connection, before.key, shared)
         largest = _largest(connection, before.key)
         sides = {
@@ -121,24 +120,22 @@ def _carried(manifest: VersionManifest) -> list[str]:
     return [column.name for column in manifest.columns if column.name not in own]
 
 
-def _stream(manifest: VersionManifest, shared: list[str]) -> pa.RecordBatchReader:
-    """Key, score and shared columns, under names that no column of a user can clash with."""
-    import pyarrow as pa
+def _fill(connection: Any, table: str, manifest: VersionManifest, shared: list[str]) -> None:
+    """Key, score and shared columns, under names that no column of a user can clash with.
 
+    Part by part, and not as a stream that DuckDB pulls: it would dress up the error of a part.
+    """
     names = {
         **{name: f"key_{i}" for i, name in enumerate(manifest.key)},
         manifest.score_column: "score",
         **{name: f"column_{i}" for i, name in enumerate(shared)},
     }
-    tables = _tables(manifest, list(names))
-    first = next(tables).rename_columns(list(names.values()))
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        yield from first.to_batches()
-        for table in tables:
-            yield from table.rename_columns(list(names.values())).to_batches()
-
-    return pa.RecordBatchReader.from_batches(first.schema, batches())
+    for number, rows in enumerate(_tables(manifest, list(names))):
+        connection.register("part", rows.rename_columns(list(names.values())))
+        # The name is this module's own: nothing of a user is in the text.
+        into = f'INSERT INTO "{table}"' if number else f'CREATE TEMP TABLE "{table}" AS'
+        connection.execute(f"{into} FROM part")
+        connection.unregister("part")
 
 
 def _tables(manifest: VersionManifest, columns: list[str]) -> Iterator[pa.Table]:
@@ -146,15 +143,7 @@ def _tables(manifest: VersionManifest, columns: list[str]) -> Iterator[pa.Table]
     import pyarrow.parquet as pq
 
     for part in sorted(manifest.parts, key=lambda part: part.part):
-        try:
-            content = storage.read(part.uri)
-        except FileNotFoundError:
-            raise CorruptData(
-                f"part {part.part} of version {manifest.version} is gone",
-                where=part.uri,
-                do="compare versions that are still kept",
-            ) from None
-        with pq.ParquetFile(pa.BufferReader(content)) as file:
+        with pq.ParquetFile(pa.BufferReader(intact(manifest, part))) as file:
             yield file.read(columns=columns).select(columns)
 
 

@@ -6,18 +6,22 @@ import datetime as dt
 import logging
 import threading
 from collections.abc import Callable
+from statistics import median
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
+from include.approvals import standing_of
 from include.config import Notify
 from include.errors import BadConfig
 from include.lateness import (
     Hold,
     Missed,
+    answered,
     duration,
     expected_at,
     hold_of,
     listed,
+    made_instead,
     usual_seconds,
 )
 from include.notify import Message, lines, notify
@@ -28,7 +32,7 @@ from include.reports.message import local, told_of_readers
 from include.reports.model import Readers
 from include.reports.records import RunRecords, read_records
 from include.settings import settings
-from include.stores import open_store
+from include.stores import Version, open_store
 from include.workspace import Workspace
 
 log = logging.getLogger("daybreak")
@@ -43,8 +47,8 @@ def alarm(missed: Missed, now: dt.datetime | None = None) -> str:
     """Send the message of a missed deadline; one line on what came of it, for the orchestrator.
 
     Nobody is alarmed where readers have what the run was to publish: by the run itself, whose
-    later steps are still going, or by another one since it was due to start. What cannot be read
-    is left out of the message and said in the log.
+    later steps are still going, or by another one (see `made_instead`). What cannot be read is
+    left out of the message and said in the log.
     """
     where, now = settings(), now or dt.datetime.now(dt.UTC)
     workspace = Workspace(where.workspace, missed.pipeline)
@@ -56,17 +60,20 @@ def alarm(missed: Missed, now: dt.datetime | None = None) -> str:
         named = missed.pipeline
         pipeline = _read("the pipeline's folder", lambda: load_named(where.pipelines, named))
     partition = run.partition if run else _partition(pipeline, missed) if pipeline else None
-    found = _read("the table", lambda: [_readers(workspace, pipeline, partition)])
-    readers = found[0] if found else None
-    if _published(missed, records, partition, readers):
+    found = _read("the table", lambda: [_version(workspace, pipeline, partition)])
+    version = found[0] if found else None
+    if _published(missed, workspace, records, pipeline, partition, version):
         return _said(missed, "the predictions are published: nobody is alarmed")
     if "deadline" not in (pipeline.config.notify if pipeline else Notify()).on:
         return _said(missed, "deadlines are not among the pipeline's notify.on")
     if not where.notify:
         return _said(missed, "DAYBREAK_NOTIFY names no service: nobody is alarmed")
     hold = hold_of(missed, records) if records is not None else None
+    if hold is not None and hold.kind == "held":
+        hold = _answered(workspace, records, hold, now)
     taken = _read("the runs before", lambda: usual_seconds(workspace)) or {}
     timezone = pipeline.config.schedule.timezone if pipeline else "UTC"
+    readers = Readers.of(version) if version is not None else None
     seen = told_of_readers(readers, timezone) if found else "the table could not be asked"
     message = message_of(missed, pipeline, partition, hold, taken, seen, now)
     told = notify(
@@ -123,6 +130,7 @@ def _where(missed: Missed, hold: Hold | None, timezone: str, now: dt.datetime) -
         "queued": "the run has not started",
         "running": f"{hold.step} is running{since}",
         "retrying": f"{hold.step} failed{since.replace(' since', ' at')} and is tried again",
+        "held": f"{hold.step} waits for a person{f' until {hold.until}' if hold.until else ''}",
         "failed": f"{hold.step} failed{since.replace(' since', ' at')}, and the run with it",
     }
     done = f"; done: {listed(hold.done)}" if hold.done else ""
@@ -133,13 +141,13 @@ def _expected(
     hold: Hold | None, taken: dict[str, list[float]], timezone: str, now: dt.datetime
 ) -> str | None:
     """The expected finish, out of what the steps usually take."""
-    if hold is None or hold.kind == "failed":
+    if hold is None or hold.kind in ("failed", "held"):
         return None
-    usual = sorted(taken.get(hold.step, ()))
+    usual = taken.get(hold.step)
     if not usual:
         return "no earlier run that published tells how long it takes"
-    middle = usual[len(usual) // 2]
-    steps = f"{hold.step} takes {duration(middle)} in the median of {len(usual)} earlier runs"
+    taking = duration(median(usual))
+    steps = f"{hold.step} takes {taking} in the median of {len(usual)} earlier runs"
     finish = expected_at(hold, taken, now)
     if finish is None:
         return f"unknown: {steps}, and has taken longer"
@@ -148,18 +156,35 @@ def _expected(
 
 def _published(
     missed: Missed,
+    workspace: Workspace,
     records: RunRecords | None,
+    pipeline: Pipeline | None,
     partition: Partition | None,
-    readers: Readers | None,
+    version: Version | None,
 ) -> bool:
     if records is not None and records.published is not None:
         return True
-    return (
-        readers is not None
-        and partition is not None
-        and readers.as_of == partition.as_of
-        and readers.committed_at >= missed.at
-    )
+    if pipeline is None or partition is None or version is None:
+        return False
+    if version.as_of != partition.as_of:
+        return False
+    if version.committed_at >= missed.at:
+        return True
+    what = "the run that made what readers see"
+    other = _read(what, lambda: read_records(workspace, version.run_id))
+    asked = other.request.at if other is not None and other.request is not None else None
+    return asked is not None and made_instead(pipeline.config.schedule, partition, missed.at, asked)
+
+
+def _answered(
+    workspace: Workspace, records: RunRecords | None, hold: Hold, now: dt.datetime
+) -> Hold:
+    run, scored = (records.run, records.scored) if records is not None else (None, None)
+    if run is None or scored is None:
+        return hold
+    as_of, version = run.partition.as_of, scored.version
+    standing = _read("the question", lambda: standing_of(workspace, as_of, version))
+    return answered(hold, standing, now) if standing is not None else hold
 
 
 def _partition(pipeline: Pipeline, missed: Missed) -> Partition:
@@ -167,14 +192,13 @@ def _partition(pipeline: Pipeline, missed: Missed) -> Partition:
     return partition_for(rule.grain, rule.lag, pipeline.config.schedule.timezone, at=missed.at)
 
 
-def _readers(
+def _version(
     workspace: Workspace, pipeline: Pipeline | None, partition: Partition | None
-) -> Readers | None:
+) -> Version | None:
     if pipeline is None:
         raise BadConfig("without the pipeline nothing says where its table is")
     store = open_store(pipeline.config.predictions, workspace.predictions())
-    found = readers_see(store, partition.as_of if partition else None)
-    return Readers.of(found) if found is not None else None
+    return readers_see(store, partition.as_of if partition else None)
 
 
 def _read(what: str, read: Callable[[], Fact]) -> Fact | None:

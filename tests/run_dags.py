@@ -1,7 +1,8 @@
 """Runs DAGs one after another in one Airflow process: `python -m tests.run_dags < plan.json`.
 
 The plan is {"home", "runs": [{"name", "dag", "conf", "env"}]}, with "retry_seconds" where a fault
-takes its time to pass; the outcomes go to <home>/runs.json.
+takes its time to pass, and "file" in a run of a DAG that is no pipeline's; the outcomes go to
+<home>/runs.json.
 One process for many runs, because Airflow takes longer to start than a run takes.
 """
 
@@ -39,7 +40,7 @@ def outcome(run: dict[str, Any]) -> dict[str, Any]:
     for connection_id, uri in run["connections"].items():
         store(connection_id, uri)
     try:
-        finished = local.run_once(local.find(run["dag"]), run["conf"])
+        finished = local.run_once(found(run), run["conf"])
     except ParamValidationError as error:
         return {"refused": str(error)}
     with create_session() as session:
@@ -53,10 +54,29 @@ def outcome(run: dict[str, Any]) -> dict[str, Any]:
         "xcom_bytes": {task: len(json.dumps(value)) for task, value in xcoms.items()},
         "planned": xcoms.get("plan"),
         "tasks": {
-            task.task_id: {"state": task.state, "tries": task.try_number}
+            name_of(task): {"state": task.state, "tries": task.try_number}
             for task in finished.get_task_instances()
         },
     }
+
+
+def found(run: dict[str, Any]) -> Any:
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+
+    if "file" not in run:
+        return local.find(run["dag"])
+    # Airflow runs what its database knows, and would look for it in its folder of DAGs alone.
+    DagBundlesManager().sync_bundles_to_db()
+    file, bundle = Path(run["file"]), "dags-folder"
+    bag = BundleDagBag(dag_folder=file, bundle_path=file.parent, bundle_name=bundle)
+    sync_bag_to_db(bag, bundle, None)
+    return bag.dags[run["dag"]]
+
+
+def name_of(task: Any) -> str:
+    """Its id, with the index where it is one of several."""
+    return str(task.task_id) if task.map_index < 0 else f"{task.task_id}[{task.map_index}]"
 
 
 def store(connection_id: str, uri: str) -> None:

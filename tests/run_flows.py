@@ -1,16 +1,19 @@
 """Runs the Prefect flow one time after another: `python -m tests.run_flows < plan.json`.
 
 The plan is {"home", "runs": [{"name", "parameters", "env"}]}, with "retry_seconds" where a fault
-takes its time to pass; the outcomes go to <home>/runs.json.
+takes its time to pass, and "typed" in a run by `python -m flows.scoring`; the outcomes go to
+<home>/runs.json.
 One process for many runs, because Prefect's server takes longer to start than a run takes.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,11 @@ def outcome(run: dict[str, Any]) -> dict[str, Any]:
         if name.startswith(("DAYBREAK_", "AIRFLOW_CONN_")):
             del os.environ[name]
     os.environ |= run["env"]
+    if run.get("typed"):
+        given, said = run["parameters"], io.StringIO()
+        with redirect_stderr(said):
+            code = scoring.main([given["pipeline"], "--date", given["partition_date"]])
+        return {"code": code, "said": said.getvalue()}
     state = scoring.scoring(**run["parameters"], return_state=True)
     assert state.state_details.flow_run_id is not None
     with get_client(sync_client=True) as client:

@@ -7,15 +7,22 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 import tasks.alarm
 from daybreak.run import run_steps
-from include import storage
+from include import approvals, storage
+from include.approvals import Answer, Held
+from include.audit import HeldForApproval
+from include.config import Schedule
 from include.errors import PermanentError, TransientError
-from include.lateness import Hold, Missed, expected_at
-from tasks.alarm import alarm
+from include.lateness import Hold, Missed, expected_at, made_instead
+from include.partition import Partition
+from include.reports.records import HELD
+from include.score_shift import Shift
+from tasks.alarm import alarm, message_of
 from tasks.report import report
 from tests.inbox import Inbox
 from tests.test_notify import Silent
@@ -102,6 +109,67 @@ def test_a_step_that_is_tried_again_says_what_it_met(night: Night, inbox: Inbox)
     assert found["Why"] == "the warehouse is locked"
 
 
+def held(night: Night) -> Held:
+    """The night's version waits for a person until 20:40 of its zone."""
+    night.plan()
+    night.extract()
+    night.gate()
+    scored = night.score()
+    asked = dt.datetime(2026, 3, 8, 7, 40, tzinfo=dt.UTC)
+    question = Held(
+        pipeline="customer_churn",
+        as_of=night.run.partition.as_of,
+        version=scored.version,
+        run=night.run,
+        held_at=asked,
+        until=asked + dt.timedelta(hours=12),
+        replaces=None,
+        shift=Shift(
+            psi=0.8,
+            noise_psi=0.1,
+            limit=0.25,
+            mean=0.4,
+            reference_mean=0.2,
+            against_as_of=night.run.partition.as_of,
+            against_version="v0123456789ab",
+        ),
+        message="the scores moved",
+        checks=(),
+    )
+    approvals.ask(night.workspace, question)
+    night.publish(HeldForApproval("the scores moved", do=question.how_to_answer()))
+    return question
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])  # as Airflow and Prefect call such a run
+def test_a_held_version_waits_for_a_person_and_nobody_is_told_that_it_is_tried_again(
+    night: Night, inbox: Inbox, state: str
+) -> None:
+    held(night)
+    alarm(missed(night.run_id, state), dt.datetime(2026, 3, 8, 8, 0, tzinfo=dt.UTC))
+    found = said(inbox)
+    assert found["Where"] == (
+        "publish waits for a person until 2026-03-08 20:40 Europe/Berlin; "
+        "done: plan, extract, gate, score"
+    )
+    assert found["Why"] == "the scores moved"
+    assert "daybreak approve customer_churn --date 2026-03-08" in found["Do"]
+    assert "Expected" not in found
+
+
+def test_a_held_version_that_was_answered_waits_for_nobody(night: Night, inbox: Inbox) -> None:
+    question = held(night)
+    no = Answer(verdict="rejected", by="ann", at=question.held_at, reason="no visits")
+    approvals.answer(night.workspace, question, no)
+    alarm(missed(night.run_id), dt.datetime(2026, 3, 8, 8, 0, tzinfo=dt.UTC))
+    assert said(inbox)["Where"].startswith("publish failed at 2026-03-08 08:40 Europe/Berlin")
+    assert "rejected by ann" in said(inbox)["Why"]
+
+
+def test_the_record_of_a_held_version_is_known_by_the_name_of_its_error() -> None:
+    assert HeldForApproval.__name__ == HELD
+
+
 def test_a_run_that_waits_behind_another_has_not_started(night: Night, inbox: Inbox) -> None:
     alarm(missed(night.run_id, "queued"))
     assert said(inbox)["Where"] == "the run has not started"
@@ -115,6 +183,15 @@ def test_what_earlier_runs_took_gives_the_expected_finish() -> None:
     stuck = Hold("gate", "running", now - dt.timedelta(hours=1), ("plan", "extract"))
     assert expected_at(stuck, taken, now) is None
     assert expected_at(Hold("extract", "running", now, ("plan",)), taken, now) is None
+
+
+def test_the_step_is_said_to_take_the_median_that_the_expected_finish_is_made_of() -> None:
+    now = dt.datetime(2026, 3, 8, 7, 0, tzinfo=dt.UTC)
+    queued = Hold("publish", "queued", None, ("plan", "extract", "gate", "score"))
+    taken = {"publish": [600.0, 1200.0]}
+    late = missed("airflow-1")
+    text = message_of(late, None, None, queued, taken, "see nothing", now).body
+    assert "Expected: published at about 2026-03-08 07:15 UTC; publish takes 15 min in" in text
 
 
 def test_the_reports_of_published_runs_tell_what_a_step_takes(
@@ -154,6 +231,43 @@ def test_a_run_that_a_person_made_instead_silences_the_alarm(tiny: World, inbox:
     inbox.messages.clear()
     assert "nobody is alarmed" in alarm(late)
     assert inbox.messages == []
+
+
+def test_what_an_asset_published_tonight_silences_the_alarm_of_the_tick_behind_it(
+    tiny: World, inbox: Inbox
+) -> None:
+    # The commit's time is this machine's: the tick lies an hour ahead, and the lag leads back.
+    tick = dt.datetime.now(dt.UTC).replace(second=0, microsecond=0) + dt.timedelta(hours=1)
+    schedule = {"cron": f"{tick.minute} {tick.hour} * * *", "timezone": "UTC"}
+    lag = (tick.date() - tiny.day).days
+    tiny.configure({"schedule": schedule, "partition": {"lag": lag}})
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 1000.0}}})
+    second = tiny.register_model(seed=7)  # so that the second run has something to publish
+    for hours_before, model, told in ((26, "1", 1), (2, second, 0)):
+        asked = tick - dt.timedelta(hours=hours_before)
+        request = tiny.request(run=f"{hours_before} hours before", model_version=model)
+        made = run_steps(request.model_copy(update={"at": asked}), Silent())
+        assert made.report is not None and made.report.state == "published"
+        inbox.messages.clear()
+        late = missed(f"airflow-{hours_before}", "queued", tiny.name)
+        alarm(late.model_copy(update={"at": tick}))
+        assert len(inbox.messages) == told, inbox.messages
+
+
+def test_a_version_counts_as_tonights_if_it_came_after_the_tick_before_and_is_whole() -> None:
+    ticks = Schedule(cron="0 5 * * *", timezone="Europe/Berlin")
+
+    def at(day: int, hour: int) -> dt.datetime:
+        return dt.datetime(2026, 3, day, hour, tzinfo=ZoneInfo("Europe/Berlin"))
+
+    over, tonight = Partition.containing(at(8, 0).date(), "day"), at(9, 5)
+    assert made_instead(ticks, over, tonight, at(9, 3))
+    assert made_instead(ticks, over, tonight, at(9, 6))
+    assert not made_instead(ticks, over, tonight, at(8, 22)), "the day was not over"
+    week = Partition.containing(at(10, 0).date(), "week")
+    assert made_instead(ticks, week, at(11, 5), at(10, 23))
+    assert not made_instead(ticks, week, at(11, 5), at(10, 5)), "last night's own run"
+    assert not made_instead(Schedule(), over, tonight, at(9, 3)), "nothing says since when"
 
 
 def test_the_last_good_version_is_named(tiny: World, inbox: Inbox) -> None:

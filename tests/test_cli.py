@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 from filelock import FileLock
 from typer.testing import CliRunner, Result
 
@@ -26,6 +27,7 @@ from tests.world import World, copy_world
 
 HEAVY = ["pandas", "pyarrow", "numpy", "mlflow", "sklearn", "lightgbm", "great_expectations"]
 HEAVY += ["evidently", "duckdb", "deltalake", "obstore", "airflow", "sqlglot", "include.pipeline"]
+COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 STEPS = ("plan", "extract", "gate", "score", "publish", "drift", "report")
 
 
@@ -88,9 +90,17 @@ def test_help_loads_no_library_that_takes_time():
 def test_help_names_every_command_and_fits_in_80_columns():
     done = shell("--help")
     assert done.returncode == 0
-    for command in ("run", "check", "versions", "report", "demo"):
+    for command in COMMANDS:
         assert re.search(rf"^│ {command} ", done.stdout, re.MULTILINE), command
     assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_json_says_its_exit_codes_and_stands_in_the_readme(name: str):
+    text = " ".join(invoke(name, "--help").stdout.split())
+    assert "--json" in text
+    assert re.search(r"Exit codes: 0 .+, 2 ", text), text
+    assert f"`daybreak {name}" in (PROJECT / "README.md").read_text("utf-8")
 
 
 def test_the_exit_codes_of_a_run_are_in_its_help():
@@ -239,10 +249,23 @@ def test_the_latest_report_of_a_date_is_found_and_its_path_is_all_that_is_printe
     assert "daybreak run tiny --date 2026-01-03" in " ".join(none.stderr.split())
 
 
+def test_a_report_that_nothing_can_open_is_named_and_the_exit_code_is_not_zero(
+    there, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no xdg-open is
+    result = invoke("report", "tiny", "--open", "--json")
+    assert result.exit_code == json.loads(result.stdout)["exit_code"] == 1
+    assert "report.html" in result.stderr and "nothing on this machine" in result.stderr
+
+
 def test_a_run_that_fails_is_one_clear_message_a_report_and_exit_code_1(tiny):
     tiny.configure({"gate": {"min_rows": 5000}})
     result = invoke("run", "tiny", "--date", str(tiny.day))
     assert result.exit_code == 1
+    # The report of it is there: what asks for the report has not failed.
+    shown = invoke("report", "tiny", "--json")
+    printed = json.loads(shown.stdout)
+    assert (shown.exit_code, printed["exit_code"], printed["state"]) == (0, 0, "failed")
     assert "Traceback" not in result.output
     said = " ".join(result.stderr.split())
     assert "gate failed: tiny 2026-02-05: " in said and "5,000" in said

@@ -14,8 +14,12 @@ from typing import Any
 
 import pytest
 
+from daybreak.run import run_steps
 from include.errors import BadConfig
-from tests.world import FEATURES_SQL, PIPELINE_YAML, SUITE_YAML
+from include.stores import open_store
+from include.workspace import Workspace
+from tests.test_notify import Silent
+from tests.world import FEATURES_SQL, PIPELINE_YAML, ROWS, SUITE_YAML, World, copy_world
 
 PROJECT = Path(__file__).resolve().parent.parent
 UPKEEP = "daybreak_upkeep"
@@ -268,6 +272,103 @@ def test_upkeep_is_one_daily_dag_with_a_task_for_each_pipeline(found: dict[str, 
     assert dag["tasks"]["upkeep"]["upstream"] == ["pipelines"]
     assert dag["tasks"]["upkeep"]["retries"] == 3
     assert dag["tasks"]["upkeep"]["timeout"] > 0
+
+
+@pytest.fixture(scope="module")
+def ran(built_world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What became of runs of the DAGs that are no pipeline's, by Airflow's own task runner."""
+    base = tmp_path_factory.mktemp("ran")
+    world = copy_world(built_world, base / "world")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in world.env.items():
+            patch.setenv(name, value)
+        world.configure({"retention": {"versions": 1, "rollback_days": 0}})
+        world.configure({"predictions": {"audit": {"max_score_psi": 1000.0}}})
+        second = world.register_model(seed=7)
+        for model in ("1", second):  # the second supersedes the first, which may go
+            request = world.request(run=f"of {model}", model_version=model)
+            made = run_steps(request, Silent())
+            assert made.report is not None and made.report.state == "published"
+    for path in (world.home / "workspace").rglob("*"):  # what is young may be a run's that goes on
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 3 * 86_400))
+    write_pipeline(world.pipelines / "broken", PIPELINE_YAML.replace("min_rows", "min_row"))
+    (base / "none").mkdir()
+    upkeep = str(PROJECT / "dags" / "upkeep.py")
+    runs = [
+        ("steps", "steps", str(PROJECT / "tests" / "steps_dag.py"), world.env),
+        ("upkeep", UPKEEP, upkeep, world.env),
+        ("none", UPKEEP, upkeep, {**world.env, "DAYBREAK_PIPELINES": str(base / "none")}),
+    ]
+    plan = {
+        "home": str(base / "airflow"),
+        "runs": [
+            {"name": name, "dag": dag, "file": file, "env": env, "conf": {}, "connections": {}}
+            for name, dag, file, env in runs
+        ],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.run_dags"],
+        input=json.dumps(plan), cwd=PROJECT, capture_output=True, text=True,
+    )  # fmt: skip
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log[-4000:]
+    outcomes: dict[str, Any] = json.loads((base / "airflow" / "runs.json").read_text("utf-8"))
+    return outcomes | {"log": log, "world": world}
+
+
+def test_upkeep_tidies_each_pipeline_whatever_is_wrong_with_another(ran: dict[str, Any]) -> None:
+    tasks, world = ran["upkeep"]["tasks"], ran["world"]
+    assert ran["upkeep"]["state"] == "failed", "the broken folder is not passed over in silence"
+    states = {name: task["state"] for name, task in tasks.items()}
+    assert states == {"pipelines": "success", "upkeep[0]": "failed", "upkeep[1]": "success"}
+    assert tasks["upkeep[0]"]["tries"] == 1
+    workspace = Workspace(world.workspace, world.name)
+    store = open_store(world.pipeline().config.predictions, workspace.predictions())
+    (kept,) = store.versions(world.day)
+    assert kept.current and store.read(world.day).num_rows == ROWS
+
+
+def test_upkeep_of_no_pipeline_at_all_is_red(ran: dict[str, Any]) -> None:
+    assert ran["none"]["state"] == "failed"
+    assert ran["none"]["tasks"]["pipelines"] == {"state": "failed", "tries": 1}
+    assert "holds no pipeline" in ran["log"]
+
+
+def test_what_may_pass_is_tried_again_and_nothing_else_is(ran: dict[str, Any]) -> None:
+    again, at_once = {"state": "success", "tries": 2}, {"state": "failed", "tries": 1}
+    assert ran["steps"]["tasks"] == {
+        "transient": again,
+        "of_airflow": again,
+        "permanent": at_once,
+        "unexpected": at_once,
+        "score": at_once,
+    }
+    assert "ZeroDivisionError: nobody thought of this" in ran["log"]
+
+
+def test_a_step_whose_minutes_are_over_fails_at_once_and_says_how_to_get_more(
+    ran: dict[str, Any],
+) -> None:
+    assert "score was not done in 0.02 minutes and was stopped." in ran["log"]
+    assert "raise the pipeline's schedule.step_minutes.score first" in ran["log"]
+
+
+def test_a_bad_setting_stops_no_process_of_airflow(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "PYTHONPATH": str(PROJECT),
+        "DAYBREAK_STORAGE_CONNECTION": "s3://a/b=x",
+    }
+    program = (
+        "import airflow.settings as s; s.initialize(); import airflow_local_settings; print(1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=tmp_path,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "DAYBREAK_STORAGE_CONNECTION has 's3://a/b'" in done.stdout + done.stderr
 
 
 def test_a_worker_of_upkeep_parses_no_pipeline(folders: Path, tmp_path: Path) -> None:

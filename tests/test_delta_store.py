@@ -16,7 +16,8 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from include.errors import PermanentError, TransientError
+from include import storage
+from include.errors import CorruptData, PermanentError, TransientError
 from include.run import Column
 from include.stores import Claim, delta, delta_log
 from include.stores.delta import Table
@@ -90,6 +91,43 @@ def test_who_reads_a_version_while_it_is_replaced_and_deleted_gets_the_one_after
     assert (rows.num_rows, set(rows["version"].to_pylist())) == (40, {"v2"})
     with pytest.raises(PermanentError, match="v1 of 2026-03-01 were deleted"):
         store.read(DAY, "v1")
+
+
+@pytest.mark.parametrize("fault", ["gone", "empty", "shorter", "another footer"])
+def test_a_current_version_whose_file_is_damaged_is_one_error_that_names_the_part(
+    store: Table, fault: str
+) -> None:
+    v1 = staged(store, "v1")
+    store.commit(v1, PLANNED_AT)
+    uri = v1.parts[1].uri
+    content = storage.read(uri)
+    if fault == "gone":
+        storage.delete([uri])
+    else:
+        footer = content[:-20] + b"x" * 12 + content[-8:]
+        kinds = {"empty": b"", "shorter": content[:-9], "another footer": footer}
+        storage.write(uri, kinds[fault])
+    said = "is gone" if fault == "gone" else "is not the file that was scored"
+    with pytest.raises(CorruptData, match=f"part 1 of version v1 of 2026-03-01 {said}") as raised:
+        store.read(DAY)
+    assert raised.value.where == uri and "run the partition again" in raised.value.do
+
+
+def test_a_read_of_an_older_version_gives_its_rows_or_names_the_part_that_is_another(
+    store: Table,
+) -> None:
+    v1 = staged(store, "v1")
+    store.commit(v1, PLANNED_AT)
+    store.commit(staged(store, "v2"), PLANNED_AT)
+    content = storage.read(v1.parts[2].uri)
+    for bit in range(0, 8 * len(content), 8 * len(content) // 20):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        storage.write(v1.parts[2].uri, bytes(flipped))
+        with pytest.raises(CorruptData, match="part 2 of version v1 of 2026-03-01 is not the file"):
+            store.read(DAY, "v1")
+    storage.write(v1.parts[2].uri, content)
+    assert store.read(DAY, "v1")["id"].to_pylist() == list(range(30))
 
 
 def test_a_checkpoint_that_a_power_cut_emptied_is_forgotten(store: Table, folder: Path) -> None:

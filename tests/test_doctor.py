@@ -112,6 +112,16 @@ def test_secrets_of_services_and_connections_are_not_shown(
     assert "1 service" in result.stdout and "sesame-open" not in result.output
 
 
+def test_a_service_that_apprise_does_not_know_is_missing_and_none_of_its_url_is_shown(
+    tiny: World, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DAYBREAK_NOTIFY", "json://127.0.0.1:9/ nonsense://sesame-open@somewhere")
+    told = found("--offline")["settings", "DAYBREAK_NOTIFY"]
+    assert told["state"] == "missing"
+    assert "entry 2 of DAYBREAK_NOTIFY (nonsense)" in told["found"]
+    assert "sesame" not in doctor("--offline").output
+
+
 def test_without_a_permission_to_write_bytecode_imports_are_slow_and_it_says_so(
     tiny: World, monkeypatch: pytest.MonkeyPatch
 ):
@@ -128,3 +138,21 @@ def test_the_shell_completes_a_pipelines_name(tiny: World, monkeypatch: pytest.M
                       "COMP_CWORD": "2"}, prog_name="daybreak",
     )  # fmt: skip
     assert "tiny" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DAYBREAK_PIPELINES", "/nowhere"), ("DAYBREAK_STORAGE_CONNECTION", "s3://a/b=x")],
+)
+def test_completion_is_silent_where_the_environment_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+):
+    from daybreak.cli.options import pipeline_names
+
+    monkeypatch.setenv(name, value)
+    assert pipeline_names("ti") == []
+    shown = CliRunner().invoke(
+        app, [], env={"_DAYBREAK_COMPLETE": "complete_bash", "COMP_WORDS": "daybreak run ti",
+                      "COMP_CWORD": "2"}, prog_name="daybreak",
+    )  # fmt: skip
+    assert "Traceback" not in shown.output and not isinstance(shown.exception, Exception)

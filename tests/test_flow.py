@@ -31,6 +31,7 @@ class FlowRun:
 
     world: World
     parameters: dict[str, Any]
+    typed: bool = False
     outcome: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -82,11 +83,12 @@ def runs(built_world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "future": FlowRun(good, {"pipeline": NAME, "partition_date": "2999-01-01"}),
         "scores blocked": FlowRun(no_scores, date),
         "drift blocked": FlowRun(no_drift, date),
+        "typed": FlowRun(no_scores, date, typed=True),
     }
     plan = {
         "home": str(home),
         "runs": [
-            {"name": name, "parameters": run.parameters, "env": run.world.env}
+            {"name": name, "parameters": run.parameters, "env": run.world.env, "typed": run.typed}
             for name, run in planned.items()
         ],
     }
@@ -181,9 +183,19 @@ def test_a_run_that_cannot_be_planned_has_a_report(runs: dict[str, FlowRun]) -> 
 
 def test_only_what_may_pass_is_retried(runs: dict[str, FlowRun]) -> None:
     run = runs["scores blocked"]
-    assert "storage could not list" in run.outcome["error"]
+    assert "storage could not" in run.outcome["error"]
     assert run.outcome["tasks"]["score"]["tries"] == 4
     assert runs["thin"].outcome["tasks"]["gate"]["tries"] == 1
+
+
+def test_what_did_not_pass_is_one_line_and_no_traceback_for_who_typed_the_run(
+    runs: dict[str, FlowRun],
+) -> None:
+    typed = runs["typed"].outcome
+    assert typed["code"] == 1
+    # Prefect logs each attempt with its traceback; the last line is ours.
+    last = typed["said"].strip().splitlines()[-1]
+    assert last.startswith(f"{NAME} ") and "storage could not" in last
 
 
 def test_the_table_stays_published_where_drift_fails(runs: dict[str, FlowRun]) -> None:

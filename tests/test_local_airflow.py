@@ -12,13 +12,15 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from daybreak.local_airflow import BACKFILL_POOL, LocalAirflow, pools_of
+from include.errors import PermanentError
 from include.settings import PROJECT, settings
+from tests.airflow_processes import processes_of, require_nothing_left
 
 long_proof = pytest.mark.skipif(
     not os.environ.get("DAYBREAK_LONG_TESTS"), reason="one of the long proofs: make test-all"
@@ -74,6 +76,93 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) 
     assert not (tmp_path / "home" / "postgres").exists()
 
 
+POSTGRES_ALONE = """
+import sys, time
+from pathlib import Path
+from daybreak.local_airflow import LocalAirflow
+airflow = LocalAirflow(Path(sys.argv[1]), 1)
+airflow._start_postgres()
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[LocalAirflow]:
+    """A home whose PostgreSQL was left running by a start that was killed."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", POSTGRES_ALONE, str(home)],
+        cwd=PROJECT, stdout=subprocess.PIPE, text=True,
+    ) as killed:  # fmt: skip
+        assert killed.stdout is not None and killed.stdout.readline() == "started\n"
+        killed.kill()
+    said: list[str] = []
+    airflow = LocalAirflow(home, 1, progress=said.append)
+    try:
+        yield airflow
+    finally:
+        airflow._starts_postgres = True
+        airflow.stop()
+    require_nothing_left(home)
+
+
+def test_after_an_unclean_end_the_next_stop_ends_postgresql(postgres: LocalAirflow) -> None:
+    assert processes_of(postgres.home), "the kill left it running"
+    postgres._start_postgres()
+    postgres.stop()
+    require_nothing_left(postgres.home)
+
+
+def test_a_postgresql_that_dies_is_noticed_and_its_log_is_there(postgres: LocalAirflow) -> None:
+    postgres._start_postgres()
+    assert postgres.dead() is None
+    assert postgres._server is not None
+    postgres._server.kill()
+    until = time.monotonic() + 60
+    while postgres.dead() is None:
+        assert time.monotonic() < until, "nobody noticed"
+        time.sleep(0.1)
+    assert postgres.dead() == "PostgreSQL"
+    assert "database system is ready" in postgres.log_tail("PostgreSQL", lines=100)
+
+
+def test_a_postgresql_that_another_process_uses_is_left_to_it(
+    postgres: LocalAirflow, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    first = LocalAirflow(postgres.home, 1, progress=said.append)
+    with subprocess.Popen(
+        [sys.executable, "-c", POSTGRES_ALONE, str(postgres.home)],
+        cwd=PROJECT, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None and other.stdout.readline() == "started\n"
+        first._start_postgres()
+        first.stop()
+        assert said[-1] == f"PostgreSQL goes on: process {other.pid} uses it too"
+        assert processes_of(postgres.home)
+        other.kill()
+
+
+def test_secrets_that_a_kill_left_empty_are_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "secrets.json").touch()
+    assert LocalAirflow(tmp_path).password
+    (tmp_path / "secrets.json").write_text('{"jwt": ')
+    with pytest.raises(PermanentError, match="no JSON") as broken:
+        assert LocalAirflow(tmp_path).password
+    assert "Delete the file" in str(broken.value)
+
+
+def test_the_url_of_a_database_needs_not_stand_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "postgresql+psycopg2://somebody:sesame@127.0.0.1:9/airflow"
+    monkeypatch.setenv("DAYBREAK_AIRFLOW_DATABASE", url)
+    assert settings().local_airflow_database == url
+    assert "sesame" not in repr(settings())
+
+
 def test_packages_are_installed_with_their_bytecode() -> None:
     installs = [
         line for line in (PROJECT / "Makefile").read_text("utf-8").splitlines() if " -r " in line
@@ -82,10 +171,19 @@ def test_packages_are_installed_with_their_bytecode() -> None:
     assert ours and all("--compile-bytecode" in line for line in ours)
 
 
-@long_proof
 @pytest.mark.e2e
 @pytest.mark.timeout(1200)
-def test_the_address_comes_once_all_is_healthy_and_ctrl_c_ends_every_child(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [
+        "SIGINT",
+        pytest.param("SIGTERM", marks=long_proof),
+        pytest.param("SIGHUP", marks=long_proof),
+    ],
+)
+def test_the_address_comes_once_all_is_healthy_and_its_end_is_that_of_every_child(
+    tmp_path: Path, end: str
+) -> None:
     home = tmp_path / "home"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -115,25 +213,8 @@ def test_the_address_comes_once_all_is_healthy_and_ctrl_c_ends_every_child(tmp_p
         assert {part["status"] for part in parts.values()} == {"healthy"}
         assert re.search(rf"http://127\.0\.0\.1:{port} +login admin, password \S+", "".join(said))
         assert len(processes_of(home)) > 5
-        started.send_signal(signal.SIGINT)
+        started.send_signal(signal.Signals[end])
         assert started.wait(120) == 0, said
     finally:
         started.kill()
-    until = time.monotonic() + 120
-    while left := processes_of(home):
-        assert time.monotonic() < until, left
-        time.sleep(0.5)
-
-
-def processes_of(home: Path) -> list[str]:
-    """Those that have anything to do with this Airflow's home."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and str(home) in " ".join(
-                [*process.cmdline(), process.environ().get("AIRFLOW_HOME", "")]
-            ):
-                found.append(f"{process.pid}: {' '.join(process.cmdline())}")
-        except psutil.Error:
-            continue
-    return found
+    require_nothing_left(home)

@@ -259,6 +259,22 @@ def test_a_number_that_no_integer_holds_is_named_with_a_cast(snowflake: Account)
             reader.read_all()
 
 
+@pytest.mark.parametrize("kind", ["DATE", "TIMESTAMP_NTZ", "TIMESTAMP_TZ"])
+def test_a_year_after_9999_is_named_with_what_to_do_and_the_last_day_before_is_not(
+    snowflake: Account, kind: str
+) -> None:
+    for day, cast in (("9999-12-31", kind), ("10000-01-01", kind)):
+        sql = f"SELECT a, b FROM (SELECT 1 AS a, NULL AS b UNION ALL SELECT 2, '{day}'::{cast})"
+        with connect(snowflake.connection()) as warehouse:
+            reader = warehouse.read(sql, {}, ["a"])
+            if day < "99":
+                with pytest.raises(PermanentError, match=r"b has a date .*9999.*LEAST\(b, '9999"):
+                    reader.read_all()
+            else:
+                last = reader.read_all()["b"].to_pylist()[1]
+                assert (last.year, last.month, last.day) == (9999, 12, 31)
+
+
 def test_errors_survive_the_way_between_processes(snowflake: Account) -> None:
     import pickle
 

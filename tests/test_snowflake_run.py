@@ -91,6 +91,18 @@ def test_a_night_read_from_and_published_to_snowflake_is_what_it_is_in_duckdb_an
     assert [one["state"] for one in calendar["partitions"]] == ["published", "published"]
 
 
+def changed_score(snowflake: Account, key: dict[str, Any], by: str) -> float:
+    """The score of a row, which is another from then on, as somebody with the right changes it."""
+    values = (key["account_id"], key["channel"], key["version"])
+    where = "WHERE account_id = ? AND channel = ? AND version = ?"
+    session = snowflake.session()
+    ((before,),) = session.run(f"SELECT churn_probability FROM scores.tiny_rows {where}", values)
+    session.changed(
+        f"UPDATE scores.tiny_rows SET churn_probability = churn_probability {by} {where}", values
+    )
+    return float(before)
+
+
 def test_versions_in_snowflake_are_compared_explained_rolled_back_and_expired(
     tiny: World, snowflake: Account
 ) -> None:
@@ -109,6 +121,12 @@ def test_versions_in_snowflake_are_compared_explained_rolled_back_and_expired(
     for version in (v1, v2):
         found = as_json("why", tiny.name, "--date", day, *pairs, "--version", version)
         assert found["equal"] is True
+    # What readers see counts, and not the parts that were loaded.
+    score = changed_score(snowflake, key, "+ 0.125")
+    other = as_json("why", tiny.name, "--date", day, *pairs, code=1)
+    assert (other["equal"], other["published_score"]) == (False, score + 0.125)
+    assert other["replayed_score"] == score
+    changed_score(snowflake, key, "- 0.125")
 
     as_json("rollback", tiny.name, "--date", day, "--reason", "scores doubled")
     states = {one["version"]: one["state"] for one in as_json(*_versions(day))["versions"]}

@@ -18,7 +18,7 @@ from include.config import Predictions
 from include.errors import CorruptData, PermanentError, TransientError
 from include.run import Column
 from include.stores import snowflake as module
-from include.stores import snowflake_lock
+from include.stores import snowflake_lock, snowflake_read
 from include.stores.snowflake import Table, open_table
 from include.stores.snowflake_load import sweep, upload
 from include.stores.snowflake_tables import Names, snowflake_type
@@ -160,6 +160,57 @@ def test_rows_that_somebody_deleted_are_missed(opened: Opened, snowflake: Accoun
     store.commit(staged(store, "v2"), PLANNED_AT)
     assert store.commit(v1, PLANNED_AT).replaced == "v2"
     assert store.read(DAY).num_rows == 30
+
+
+def test_a_row_is_found_by_its_key_as_readers_see_it(opened: Opened, snowflake: Account) -> None:
+    moments = [dt.datetime(2026, 1, day, 5, 30, 0, 7, tzinfo=dt.UTC) for day in (1, 2, 3)]
+    names = ["Zürich '", "?", "x"]
+    extra = {"name": pa.array(names), "moment": pa.array(moments, pa.timestamp("us", "UTC"))}
+    store = opened(extra)
+    v1 = staged(store, "v1", count=3, parts=1, extra=extra)
+    store.commit(v1, PLANNED_AT)
+    snowflake.session().run("UPDATE churn_rows SET score = 0.125 WHERE id = 1")
+    for key in ({"id": 1}, {"name": "?"}, {"id": 1, "name": "?", "moment": moments[1]}):
+        (row,) = store.rows_of(v1, key).to_pylist()
+        assert (row["id"], row["name"], row["moment"]) == (1, "?", moments[1])
+        assert list(row) == [column.name for column in v1.columns]
+        assert row["score"] == 0.125
+    assert store.rows_of(v1, {"id": 7}).num_rows == 0
+
+
+def test_who_reads_a_version_while_it_is_replaced_and_deleted_gets_the_one_after_it(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where retention keeps none but the current version: its rows go under the reader."""
+    store, other = opened(), opened()
+    store.commit(staged(store, "v1"), PLANNED_AT)
+    real = snowflake_read.read_rows
+
+    def slow(*args: Any) -> pa.Table:
+        monkeypatch.setattr(module, "read_rows", real)
+        other.commit(staged(other, "v2", count=40), PLANNED_AT)
+        assert other.delete([(DAY, "v1")], "too old", LATER) == [(DAY, "v1")]
+        return real(*args)
+
+    monkeypatch.setattr(module, "read_rows", slow)
+    rows = store.read(DAY)
+    assert (rows.num_rows, set(rows["version"].to_pylist())) == (40, {"v2"})
+    with pytest.raises(PermanentError, match="v1 of 2026-03-01 were deleted"):
+        store.read(DAY, "v1")
+
+
+def test_a_writer_that_is_refused_more_than_a_thousand_times_goes_on(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    monkeypatch.setattr(snowflake_lock, "LONGEST_WAIT_SECONDS", 0.0)
+    refusals = iter(range(1100))
+
+    def refused() -> None:
+        if next(refusals, None) is not None:
+            raise TransientError("somebody else has locked it")
+
+    assert store._lock.write("count", lambda number: number, refused) > 0
 
 
 def test_making_an_older_version_current_again_loads_nothing(

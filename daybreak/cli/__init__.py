@@ -51,10 +51,22 @@ app.command(
     "after, 2 bad usage or configuration, nothing was run, 3 the others are held for approval, "
     "130 stopped by Ctrl-C.",
 )(runs.backfill)
-app.command(rich_help_panel=RUN)(runs.status)
-app.command(rich_help_panel=RUN)(runs.report)
+app.command(
+    rich_help_panel=RUN,
+    epilog="Exit codes: 0 it is shown, whatever the states are, 1 it could not be found out, "
+    "2 bad usage or configuration.",
+)(runs.status)
+app.command(
+    rich_help_panel=RUN,
+    epilog="Exit codes: 0 there is a report, whatever it says of its run, 1 there is none, or "
+    "nothing could open it, 2 bad usage or configuration.",
+)(runs.report)
 
-app.command(rich_help_panel=TABLE)(table.versions)
+app.command(
+    rich_help_panel=TABLE,
+    epilog="Exit codes: 0 they are listed, none among them, 1 the table could not be read, 2 bad "
+    "usage or configuration.",
+)(table.versions)
 app.command(
     rich_help_panel=TABLE,
     epilog="Exit codes: 0 every partition that was meant is rolled back, 1 one could not be, "
@@ -70,12 +82,20 @@ app.command(
     epilog="Exit codes: 0 it is rejected, or was already, 1 it could not be: approved or "
     "published, 2 bad usage.",
 )(table.reject)
-app.command(rich_help_panel=TABLE)(table.diff)
+app.command(
+    rich_help_panel=TABLE,
+    epilog="Exit codes: 0 they are compared, equal or not, 1 one of them is not there, 2 bad usage "
+    "or configuration.",
+)(table.diff)
 app.command(
     rich_help_panel=TABLE,
     epilog="Exit codes: 0 the same bit for bit, 1 not the same or not found, 2 bad usage.",
 )(table.why)
-app.command(rich_help_panel=TABLE)(table.expire)
+app.command(
+    rich_help_panel=TABLE,
+    epilog="Exit codes: 0 nothing is left to delete, or with --dry-run it is listed, 1 it could "
+    "not be finished, 2 bad usage or configuration.",
+)(table.expire)
 
 app.command(rich_help_panel=PROJECT, epilog="Exit codes: 0 nothing is wrong, 2 something is.")(
     project.check
@@ -87,9 +107,13 @@ app.command(
 )(project.init)
 app.command(
     rich_help_panel=PROJECT,
-    epilog="Exit codes: 0 nothing that the pipelines need is missing, 1 something is.",
+    epilog="Exit codes: 0 nothing that the pipelines need is missing, 1 something is, 2 bad usage, "
+    "or a setting that cannot be read.",
 )(project.doctor)
-app.command(rich_help_panel=PROJECT)(project.demo)
+app.command(
+    rich_help_panel=PROJECT,
+    epilog="Exit codes: 0 its version is published, or was already, 1 it is not, 2 bad usage.",
+)(project.demo)
 
 
 def main() -> None:

@@ -17,11 +17,15 @@ def date_of(text: str) -> dt.date:
 
 def pipeline_names(typed: str) -> list[str]:
     """What a shell completes NAME with."""
+    from include.errors import DaybreakError
     from include.pipeline import pipeline_folders
     from include.settings import settings
 
-    names = (folder.name for folder in pipeline_folders(settings().pipelines))
-    return [name for name in names if name.startswith(typed)]
+    try:
+        folders = pipeline_folders(settings().pipelines)
+    except (DaybreakError, OSError):
+        return []  # in the middle of a line that somebody types; the command itself says it
+    return [folder.name for folder in folders if folder.name.startswith(typed)]
 
 
 Name = Annotated[

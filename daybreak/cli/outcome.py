@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
+from daybreak.exit_codes import BAD_CONFIG, FAILED, INTERRUPTED, OK
 from include.termination import RESUMABLE, Terminated, ended_by_sigterm
 from include.termination import leave as end_now
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-OK, FAILED, BAD_CONFIG, HELD = 0, 1, 2, 3
 
 
 @contextmanager
@@ -31,7 +30,7 @@ def told(as_json: bool, debug: bool) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         typer.echo("\nStopped. What is finished stays; run it again to go on.", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         leave_quietly()
     except Exception as error:  # noqa: BLE001 - nobody above could say it better
@@ -53,13 +52,6 @@ def told(as_json: bool, debug: bool) -> Iterator[None]:
             )
             print_json({"schema_version": 1, "exit_code": code_of(error, None), "error": fields})
         raise typer.Exit(code_of(error, None)) from None
-
-
-def exit_code_of(state: str | None, failed_step: str | None) -> int:
-    """Of a run that ended in `state`; a step that failed after publishing makes it fail too."""
-    if state == "held":
-        return HELD
-    return OK if state in ("published", "unchanged") and failed_step is None else FAILED
 
 
 def code_of(error: Exception, step: str | None) -> int:

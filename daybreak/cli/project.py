@@ -7,15 +7,8 @@ from typing import Annotated
 import typer
 
 from daybreak.cli.options import Debug, Json, Name, Verbose
-from daybreak.cli.outcome import (
-    BAD_CONFIG,
-    FAILED,
-    OK,
-    console,
-    log_to_stderr,
-    print_json,
-    told,
-)
+from daybreak.cli.outcome import console, log_to_stderr, print_json, told
+from daybreak.exit_codes import BAD_CONFIG, FAILED, OK
 
 
 def check(
@@ -80,6 +73,7 @@ def init(
 
 
 def demo(
+    as_json: Json = False,
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
@@ -88,10 +82,17 @@ def demo(
     It needs the package index once, for the data. A second run is quick and
     changes nothing.
     """
-    with told(False, debug):
-        from daybreak.demo import run_demo
+    with told(as_json, debug):
+        from daybreak.demo import DATE, PIPELINE, run_demo
 
-        raise typer.Exit(run_demo(console(), verbose))
+        code = run_demo(console(stderr=as_json), verbose)
+        if as_json:
+            from daybreak.reports import latest_report
+            from daybreak.summary import summary_json
+
+            found, content = latest_report(PIPELINE, DATE)
+            print_json(summary_json(content, found, code))
+        raise typer.Exit(code)
 
 
 def doctor(

@@ -9,17 +9,15 @@ import typer
 
 from daybreak.cli.options import Date, Debug, Json, Name, Verbose, date_of
 from daybreak.cli.outcome import (
-    HELD,
-    OK,
     code_of,
     console,
-    exit_code_of,
     log_to_stderr,
     print_json,
     print_traceback,
     say,
     told,
 )
+from daybreak.exit_codes import FAILED, HELD, OK, exit_code_of
 
 
 def run(
@@ -215,11 +213,14 @@ def report(
         from daybreak.summary import shown, summary_json
 
         found, content = latest_report(name, date)
+        # What its run came to is in `state`; the code is this command's own.
+        code = OK if not open_it or typer.launch(found.html) == 0 else FAILED
         if as_json:
-            code = exit_code_of(content.state, None)
             print_json(summary_json(content, found, code))
         else:
             # The path alone, so that `$(daybreak report NAME)` is it.
             typer.echo(shown(found.html))
-        if open_it:
-            typer.launch(found.html)
+        if code != OK:
+            said = f"nothing on this machine could open it; it is {shown(found.html)}"
+            say(console(stderr=True), "Error", said)
+        raise typer.Exit(code)

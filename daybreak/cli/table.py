@@ -44,7 +44,11 @@ def rollback(
     date: Date = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="VERSION", help="This version; the one before if left."),
+        typer.Option(
+            "--to",
+            metavar="VERSION|DATE",
+            help="This version, the one before if left; with --model-version the last day.",
+        ),
     ] = None,
     model_version: Annotated[
         str | None,
@@ -54,11 +58,19 @@ def rollback(
     ] = None,
     since: Annotated[
         dt.date | None,
-        typer.Option(metavar="DATE", parser=date_of, help="With --model-version: the first day."),
+        typer.Option(
+            "--from",
+            "--since",
+            metavar="DATE",
+            parser=date_of,
+            help="With --model-version: the first day.",
+        ),
     ] = None,
     until: Annotated[
         dt.date | None,
-        typer.Option(metavar="DATE", parser=date_of, help="With --model-version: the last day."),
+        typer.Option(
+            metavar="DATE", parser=date_of, help="With --model-version: the last day, as --to."
+        ),
     ] = None,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")] = "",
     by: Annotated[
@@ -80,6 +92,9 @@ def rollback(
         from include.settings import current_user
 
         who, shown = by or current_user(), None if as_json else console()
+        if model_version is not None and to is not None and until is None:
+            until = date_of(to)
+            to = None
         value, code = rollback_command(
             name, date, to, since, until, model_version, who, reason, dry_run, shown
         )

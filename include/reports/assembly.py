@@ -30,7 +30,6 @@ from include.snapshots import load_manifest
 from include.stores import Store, Version, open_store
 from include.workspace import Workspace
 
-HELD = "HeldForApproval"
 _PUBLISHING = STEPS[:-1]  # drift decides nothing: readers have the version whatever it finds
 
 Read = TypeVar("Read")
@@ -131,8 +130,7 @@ def state_of(records: RunRecords) -> State:
     """What became of the run, by the first of its steps that failed."""
     failed = next((step for step in _PUBLISHING if records.failed(step)), None)
     if failed is not None:
-        error = records.records[failed].error or {}
-        return "held" if failed == "publish" and error.get("error") == HELD else "failed"
+        return "held" if failed == "publish" and records.held else "failed"
     return records.published.outcome if records.published is not None else "failed"
 
 

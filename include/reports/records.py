@@ -21,6 +21,9 @@ from include.scoring import version_id
 from include.workspace import Workspace
 
 STEPS = ("plan", "extract", "gate", "score", "publish", "drift")
+# The error of publish's record where a person has to look first; include/audit.py has the class,
+# and numpy with it.
+HELD = "HeldForApproval"
 # Publish and drift both stand on score, and neither on the other.
 _BEFORE = {step: STEPS[:index] for index, step in enumerate(STEPS)} | {"drift": STEPS[:4]}
 
@@ -42,6 +45,12 @@ class RunRecords:
     def failed(self, step: str) -> bool:
         record = self.records.get(step)
         return record is not None and record.outcome == "failed"
+
+    @property
+    def held(self) -> bool:
+        """Whether the audit held the version, so that a person has to answer."""
+        error = self.records["publish"].error if self.failed("publish") else None
+        return error is not None and error.get("error") == HELD
 
     def outdated(self, step: str) -> bool:
         """Whether the step's record is of an attempt before the one that failed in front of it."""

@@ -45,7 +45,7 @@ def read_rows(
     selected = ", ".join(quoted(column.name) for column in wanted)
     ordered = ", ".join(quoted(name) for name in manifest.key)
     # Names and types come from configuration and Arrow; what a person typed is bound.
-    equal = [f"{quoted(name)} = ?::{snowflake_type(own[name])}" for name in key or ()]
+    equal = [f"{quoted(name)} = CAST(? AS {snowflake_type(own[name])})" for name in key or ()]
     where = " AND ".join(["AS_OF = ?", "VERSION = ?", *equal])
     sql = f"SELECT {selected} FROM {names.rows} WHERE {where} ORDER BY {ordered}"  # noqa: S608
     values = (as_of, version, *map(_bound, (key or {}).values()))
@@ -73,7 +73,5 @@ def read_rows(
 
 def _bound(value: Any) -> Any:
     """A value as it is bound: a moment as text, whose type the statement says."""
-    if not isinstance(value, dt.datetime):
-        return value
-    zone = f"{value:%z}"
-    return f"{value:%Y-%m-%d %H:%M:%S.%f}" + (f" {zone[:3]}:{zone[3:5]}" if zone else "")
+    moment = isinstance(value, dt.datetime)
+    return value.isoformat(sep=" ", timespec="microseconds") if moment else value

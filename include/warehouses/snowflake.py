@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _WHERE = "features.sql"
 _MARKER = "?"
+# What a calendar date is to Python, in days from 1970 on, and a day in microseconds.
+_FIRST_DAY, _LAST_DAY = (day.toordinal() - 719_163 for day in (dt.date.min, dt.date.max))
+_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -167,13 +170,37 @@ def _batches(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Recor
         columns = []
         for column, field in zip(table.columns, schema, strict=True):
             try:
-                columns.append(column.cast(field.type))
+                columns.append(_in_calendar(column.cast(field.type), field.name))
             except pa.ArrowInvalid as error:
                 raise _refused(
                     f"the column {field.name} holds what is no {field.type}: {error}",
                     f"cast {field.name} in the query: to FLOAT, NUMBER(38, 1) or VARCHAR",
                 ) from error
         yield from pa.Table.from_arrays(columns, schema=schema).to_batches()
+
+
+def _in_calendar(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column as it is; raises PermanentError where a date lies beyond the year 9999.
+
+    Neither Python nor pandas has such a date, nor do all who read the predictions.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_date32(column.type):
+        days = pc.min_max(column.cast(pa.int32())).as_py()
+        first, last = _FIRST_DAY, _LAST_DAY
+    elif pa.types.is_timestamp(column.type):
+        days = pc.min_max(column.cast(pa.int64())).as_py()
+        first, last = _FIRST_DAY * _DAY, (_LAST_DAY + 1) * _DAY - 1
+    else:
+        return column
+    if days["min"] is None or first <= days["min"] <= days["max"] <= last:
+        return column
+    raise _refused(
+        f"the column {name} has a date before the year 1 or after the year 9999",
+        f"bound {name} in the query, as in LEAST({name}, '9999-12-31'), or cast it to VARCHAR",
+    )
 
 
 def _refused(found: str, do: str) -> PermanentError:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from daybreak.versions import table_of
 from flows.deployments import POOL, prefect_yaml
 from include.deadlines import next_deadline
 from include.settings import PrefectServer, settings
-from include.workspace import Workspace, run_id_of
 from tests.inbox import Inbox
 from tests.prefect_server import LocalPrefect
 from tests.world import NAME, ROWS, World, copy_world
@@ -342,16 +342,31 @@ def test_a_backfill_runs_three_at_a_time_and_what_failed_runs_again(stage: Stage
     first, last = GOOD, GOOD + dt.timedelta(days=4)
     result = backfill(first, last, "--parallel", "3", "--json")
     assert result.exit_code == 1, result.output
-    states = {one["as_of"]: one["state"] for one in json.loads(result.stdout)["partitions"]}
-    assert states.pop(str(THIN)) == "failed"
-    assert set(states.values()) == {"published"} and len(states) == 3
+    printed = {one["as_of"]: one for one in json.loads(result.stdout)["partitions"]}
+    assert _at_once(stage, [one["run_id"] for one in printed.values()]) in (2, 3)
+    failed = printed.pop(str(THIN))
+    assert failed["state"] == "failed"
+    assert {one["state"] for one in printed.values()} == {"published"} and len(printed) == 3
     stage.world.configure({"gate": {"min_rows": 10, "max_quarantined_share": 1.0}})
     again = backfill(first, last, "--json")
     assert again.exit_code in (0, 3), again.output
-    printed = json.loads(again.stdout)["partitions"]
-    assert [one["as_of"] for one in printed] == [str(THIN)]
-    assert printed[0]["run_id"] != run_id_of("prefect", "")
-    assert Workspace(stage.world.workspace, NAME).run(printed[0]["run_id"])
+    (anew,) = json.loads(again.stdout)["partitions"]
+    assert anew["as_of"] == str(THIN) and anew["state"] in ("published", "held")
+    assert anew["run_id"] not in (None, failed["run_id"])
+
+
+def _at_once(stage: Stage, run_ids: list[str]) -> int:
+    """How many of these runs were at work at one time, at the most, by Prefect's own times.
+
+    Fewer than were asked for at a time, where a worker was slow to start one.
+    """
+    times = []
+    for run_id in run_ids:
+        run = stage.prefect.call("GET", f"flow_runs/{run_id.removeprefix('prefect-')}")
+        start, end = map(dt.datetime.fromisoformat, (run["start_time"], run["end_time"]))
+        times += [(start, 1), (end, -1)]
+    # At one instant the end of a run comes before the start of the next.
+    return max(accumulate(change for _, change in sorted(times)))
 
 
 def _scoring(stage: Stage) -> Any:

@@ -87,8 +87,7 @@ class Scene:
 
     def killed(self, *moments: str | float) -> None:
         """Kill the command at each of these, one after the other, and then let it live."""
-        allowed = {self.world.day: {self.before, self.after}}
-        with Watch(self.store(), allowed) as watch:
+        with self.watched() as watch:
             for moment in moments:
                 self._kill(moment)
                 assert shown(self.store(), self.world.day) in {self.before, self.after}
@@ -97,7 +96,11 @@ class Scene:
             assert shown(self.store(), self.world.day) == self.after, moments
             listed = self.store().versions(self.world.day)
             assert sum(version.current for version in listed) == 1
-        self.reads += sum(watch.seen.values())
+        self.reads += watch.seen.total()
+
+    def watched(self) -> Watch:
+        """A reader, beside what is about to happen."""
+        return Watch(self.store(), {self.world.day: {self.before, self.after}})
 
     def command_once(self, **how: object) -> int:
         return self.nursery.run(self.world.env, *self.command, **how).wait()
@@ -311,7 +314,9 @@ def test_a_machine_that_loses_its_power_in_a_run_or_after_it_keeps_what_was_publ
     for number, moment in enumerate(chosen):
         another.reset()
         journal, disk = tmp_path / f"{number}", Disk.of(another.workspace)
-        status = another.command_once(kill_at=moment, journal=str(journal))
+        with another.watched() as watch:
+            status = another.command_once(kill_at=moment, journal=str(journal))
+        another.reads += watch.seen.total()
         assert status == (0 if moment is None else KILLED), moment
         disk.add(journal)
         files += disk.cut(another.workspace, names=lost != "bytes")
@@ -344,13 +349,21 @@ def test_the_installed_command_killed_at_random_moments_ends_the_same_way(first:
     for kill in range(20 if LONG else 1):
         first.reset()
         lines = choose.randint(1, 7) if LONG else 4  # it says so when a step is done
-        with subprocess.Popen(
-            command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as process:
+        with (
+            first.watched() as watch,
+            subprocess.Popen(
+                command,
+                cwd=PROJECT,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            ) as process,
+        ):
             assert process.stderr is not None
             said = [process.stderr.readline() for _ in range(lines)]
             time.sleep(choose.uniform(0, 0.3))
             process.kill()
+        first.reads += watch.seen.total()
         assert process.returncode in (0, KILLED), said
         first.kills["the installed command"] += process.returncode == KILLED
         first.killed()

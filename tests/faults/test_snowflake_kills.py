@@ -16,6 +16,7 @@ from include.run import Column
 from include.stores import Decision, Store, open_store
 from tests import processes
 from tests.fakesnow_account import CONNECTION, Account
+from tests.faults.watching import Watch, digest, digest_of_staged
 from tests.staged_versions import DAY, PLANNED_AT, rows_of, staged
 
 pytest_plugins = ("tests.fakesnow_server",)
@@ -88,7 +89,7 @@ def seen(store: Store) -> str:
     rows = store.read(DAY)
     (version,) = set(rows["version"].to_pylist())
     assert set(rows["run_id"].to_pylist()) == {f"run-of-{version}"}
-    assert rows["id"].to_pylist() == list(range(ROWS))
+    assert digest(rows) == digest_of_staged(version, DAY, ROWS)
     return str(version)
 
 
@@ -115,22 +116,26 @@ def test_what_is_killed_at_a_statement_and_done_again_is_done_once_and_whole(
     points = trace.read_text().splitlines()
     assert len(points) > 20
     step = 1 if LONG else len(points) // (6 if what == "publish" else 3) + 1
-    kills = 0
+    kills = reads = 0
     for number, point in enumerate(points[step // 2 :: step], start=1):
         version, before = victim(number), seen(store)
-        code = die(root, what, version, point, None)
-        snowflake.end_transactions()
-        assert code in (0, -signal.SIGKILL), point
-        kills += code == -signal.SIGKILL
-        assert seen(store) in ({before} if what == "delete" else {before, version}), point
-        if what == "rollback" and seen(store) == version:
-            continue  # it was done when it died: a person sees that, and asks no more
-        do(store, what, version)
+        allowed = {before} if what == "delete" else {before, version}
+        digests: set[str | None] = {digest_of_staged(each, DAY, ROWS) for each in allowed}
+        with Watch(opened(root), {DAY: digests}, pause=0.2) as watch:
+            code = die(root, what, version, point, None)
+            snowflake.end_transactions()
+            assert code in (0, -signal.SIGKILL), point
+            kills += code == -signal.SIGKILL
+            assert seen(store) in allowed, point
+            # Where it was done when it died, a person sees that, and asks no more.
+            if what != "rollback" or seen(store) != version:
+                do(store, what, version)
+        reads += watch.seen.total()
         assert seen(store) == (before if what == "delete" else version), point
         listed = store.versions(DAY)
         assert [one.version for one in listed if one.current] == [seen(store)], point
         assert len({one.version for one in listed}) == len(listed)
         if what == "delete":
             assert version not in {one.version for one in store.stored()}, point
-    assert kills
-    print(f"{kills} kills of {len(points)} points of a {what}")
+    assert kills and reads
+    print(f"{kills} kills of {len(points)} points of a {what}, {reads} reads meanwhile")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.airflow_processes import require_nothing_left
 from tests.e2e.airflow.deployment import Deployment, deployed
 from tests.e2e.airflow.pages import Browser, browsing, chromium
 from tests.world import World, copy_world
@@ -26,6 +27,7 @@ def running(built_world: World, tmp_path_factory: pytest.TempPathFactory) -> Ite
         world.execute(f"UPDATE accounts SET visits = 0 WHERE event_date = '{day}'")
     with deployed(world, base / "home") as deployment:
         yield deployment
+    require_nothing_left(base / "home")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.e2e.airflow.deployment import Deployment
+from tests.e2e.airflow.pages import Browser, chromium
 from tests.e2e.airflow.readers import require_one_whole_version
 from tests.world import ROWS
 
@@ -18,7 +19,7 @@ DAY = dt.date(2026, 1, 25)
 
 
 def test_a_run_whose_scheduler_is_killed_twice_ends_green_with_one_whole_version(
-    airflow: Deployment,
+    airflow: Deployment, request: pytest.FixtureRequest
 ) -> None:
     airflow.add(ORPHANED, {"schedule": {"cron": None, "deadline": None}})
     run = airflow.trigger(ORPHANED, partition_date=str(DAY))
@@ -31,6 +32,9 @@ def test_a_run_whose_scheduler_is_killed_twice_ends_green_with_one_whole_version
     assert run.report["state"] == "published"
     assert require_one_whole_version(ORPHANED, DAY).rows_in == ROWS
     assert set(airflow.airflow.health().values()) == {"healthy"}
+    if chromium() is not None:
+        browser: Browser = request.getfixturevalue("browser")
+        assert browser.colour(run) == "green"
 
 
 def test_a_lock_that_a_dead_scheduler_left_is_taken_from_it(airflow: Deployment) -> None:
