@@ -228,7 +228,8 @@ class Store(Protocol):
     ) -> list[tuple[dt.date, str]]:
         """Delete the files of these versions; those that were deleted.
 
-        A version that is current, or becomes it meanwhile, is left. Killed at any moment, nothing
+        A version that is current, or becomes it meanwhile, is left, and so is one that was current
+        at or after `at`, when the deletion was decided. Killed at any moment, nothing
         that readers see has lost a file, and the same call finishes the work.
         """
 
