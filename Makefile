@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := $(BIN)/uv
-# A file's tests share a worker, and what they start; the files begin in conftest.py's order.
-PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# A file's tests share a worker, and what they start; the files begin in conftest.py's order. Three
+# workers on two cores: one of them mostly waits for Airflow and its pages.
+PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Bytecode is compiled once, at installation: without it every process pays 6 to 30 s of imports.
 unexport PYTHONDONTWRITEBYTECODE
