@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from daybreak.local_postgres import POSTGRESQL, LocalPostgres
+from daybreak.local_settings import connections_of, pools_of
 from include.errors import PermanentError
 from include.settings import PROJECT, inherited_environment, settings
 
@@ -85,11 +86,7 @@ class LocalAirflow:
             self.environment = self._environment(self.database or self._start_postgres())
             self.progress("migrating Airflow's database")
             self.command("db", "migrate")
-            pools = pools_of(settings().connections_file)
-            if pools:
-                file = self.home / "pools.json"
-                file.write_text(json.dumps(pools), "utf-8")
-                self.command("pools", "import", str(file))
+            self._import(settings().connections_file)
             for component in COMPONENTS:
                 self.progress(f"starting the {component}")
                 self.launch(component)
@@ -185,6 +182,17 @@ class LocalAirflow:
             file = self.postgres.log
         text = file.read_text("utf-8", errors="replace")
         return "\n".join(text.splitlines()[-lines:])
+
+    def _import(self, settings_file: Path) -> None:
+        """What `astro dev start` makes of airflow_settings.yaml too."""
+        made = {"pools": pools_of(settings_file), "connections": connections_of(settings_file)}
+        for kind, content in made.items():
+            if content:
+                file = self.home / f"{kind}.json"
+                _write_private(file, json.dumps(content))
+                replacing = ["--overwrite"] if kind == "connections" else []
+                self.command(kind, "import", str(file), *replacing)
+                file.unlink()
 
     def _wait_until_healthy(self) -> None:
         until = time.monotonic() + START_SECONDS
@@ -308,24 +316,6 @@ def _write_private(file: Path, text: str) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
     Path(name).replace(file)
-
-
-def pools_of(settings_file: Path) -> dict[str, dict[str, object]]:
-    """The pools of airflow_settings.yaml, in the form that `airflow pools import` reads."""
-    import yaml
-
-    if not settings_file.is_file():
-        return {}
-    content = yaml.safe_load(settings_file.read_text("utf-8")) or {}
-    return {
-        pool["pool_name"]: {
-            "slots": pool["pool_slot"],
-            "description": pool.get("pool_description") or "",
-            "include_deferred": False,
-        }
-        for pool in (content.get("airflow") or {}).get("pools") or []
-        if pool.get("pool_name")
-    }
 
 
 def _stopping() -> list[signal.Signals]:

@@ -15,10 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from daybreak.local_airflow import BACKFILL_POOL, LocalAirflow, pools_of
+from daybreak.local_airflow import BACKFILL_POOL, LocalAirflow
+from daybreak.local_settings import connections_of, pools_of
 from include.errors import PermanentError
 from include.settings import PROJECT, settings
 from tests.airflow_processes import processes_of, require_nothing_left
+
+SAY = """
+import json, sys
+found = load(sys.argv[1])
+print(json.dumps({name: [
+    c.conn_type, c.host, c.login, c.password, c.schema, c.port, c.extra_dejson
+] for name, c in found.items()}))
+"""
 
 long_proof = pytest.mark.skipif(
     not os.environ.get("DAYBREAK_LONG_TESTS"), reason="one of the long proofs: make test-all"
@@ -52,6 +61,35 @@ def test_its_processes_see_one_configuration_and_nothing_of_another_airflow(
 
 def test_the_pool_of_backfills_is_the_one_that_astro_makes_too() -> None:
     assert BACKFILL_POOL in pools_of(settings().connections_file)
+
+
+def test_connections_of_the_file_are_those_that_airflow_imports(tmp_path: Path) -> None:
+    file = tmp_path / "airflow_settings.yaml"
+    file.write_text(
+        "airflow: {connections: [{conn_id: shop, conn_type: snowflake, conn_host: , "
+        "conn_login: me, conn_password: sesame, conn_schema: night, conn_port: 443, "
+        "conn_extra: {account: xy, warehouse: wh}}, {conn_id: , conn_type: }]}"
+    )
+    imported = tmp_path / "connections.json"
+    imported.write_text(json.dumps(connections_of(file)))
+    reader = f"from airflow.secrets.local_filesystem import load_connections_dict as load; {SAY}"
+    done = subprocess.run(
+        [sys.executable, "-c", reader, str(imported)],
+        env=os.environ | {"AIRFLOW_HOME": str(tmp_path / "airflow")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "shop": [
+            "snowflake",
+            None,
+            "me",
+            "sesame",
+            "night",
+            443,
+            {"account": "xy", "warehouse": "wh"},
+        ]
+    }
+    assert connections_of(tmp_path / "none.yaml") == {}
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) -> None:
