@@ -52,6 +52,7 @@ from include.stores.snowflake_lock import BeingDeleted, Lock
 from include.stores.snowflake_read import read_rows
 from include.stores.snowflake_setup import stored_columns
 from include.stores.snowflake_tables import (
+    SET_UP,
     Names,
     require_fit,
     require_one_case,
@@ -196,7 +197,8 @@ class Table:
 
     def current_versions(self) -> dict[dt.date, str]:
         found = self._session.run(
-            f"SELECT AS_OF, VERSION FROM {self.names.pointer} ORDER BY AS_OF"  # noqa: S608
+            f"SELECT AS_OF, VERSION FROM {self.names.pointer} ORDER BY AS_OF",  # noqa: S608
+            do=SET_UP,
         )
         return dict(found)
 

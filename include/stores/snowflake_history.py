@@ -12,7 +12,7 @@ from include.snowflake.session import Session
 from include.stores import Expired, Version, VersionManifest
 from include.stores.history import Commit, version_of, versions_of
 from include.stores.rule import digests
-from include.stores.snowflake_tables import Names
+from include.stores.snowflake_tables import SET_UP, Names
 
 # The kinds of an entry. What became of a version's rows is told by the last one of the others.
 COMMITTED, STAGED, EXPIRING, EXPIRED = "committed", "staged", "expiring", "expired"
@@ -82,7 +82,7 @@ class SnowflakeHistory:
             f"JOIN {self._names.history} H ON H.N = P.N AND H.KIND = '{COMMITTED}' "
             "WHERE P.AS_OF = ?",
             (as_of,),
-            do="let `daybreak init` of this pipeline create its tables",
+            do=SET_UP,
         )
         return [Commit.model_validate_json(record) for (record,) in found]
 
@@ -90,7 +90,8 @@ class SnowflakeHistory:
         """The commits that the pointer names, of every date."""
         found = self._session.run(
             f"SELECT H.RECORD FROM {self._names.pointer} P "  # noqa: S608
-            f"JOIN {self._names.history} H ON H.N = P.N AND H.KIND = '{COMMITTED}'"
+            f"JOIN {self._names.history} H ON H.N = P.N AND H.KIND = '{COMMITTED}'",
+            do=SET_UP,
         )
         return [Commit.model_validate_json(record) for (record,) in found]
 
@@ -109,6 +110,7 @@ class SnowflakeHistory:
             f"SELECT N, KIND, AS_OF, VERSION, WRITTEN_AT, PARTS, {record} AS RECORD "  # noqa: S608
             f"FROM {self._names.history} WHERE {where} ORDER BY N",
             values,
+            do=SET_UP,
         )
         return [
             Entry(int(n), kind, as_of, version, at.replace(tzinfo=dt.UTC), parts, text)

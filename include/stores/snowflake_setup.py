@@ -9,6 +9,7 @@ from include.run import Column
 from include.snowflake.session import Field, Session
 from include.stores import SetUp
 from include.stores.snowflake_tables import (
+    SET_UP,
     Names,
     quoted,
     require_fit,
@@ -63,7 +64,7 @@ def stored_columns(session: Session, names: Names) -> list[Field]:
     """The columns of the table of rows; PermanentError, with what to do, where there is none."""
     return session.describe(
         f"SELECT * FROM {names.rows}",  # noqa: S608
-        do="let `daybreak init` of this pipeline create its tables",
+        do=SET_UP,
     )
 
 

@@ -25,6 +25,9 @@ from include.snowflake.session import Field
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# What to do where a statement finds no table.
+SET_UP = "let `daybreak init` of this pipeline create its tables"
+
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 # Arrow's names of types, as a snapshot's manifest has them, and what holds them in Snowflake.
 _TYPES = {
