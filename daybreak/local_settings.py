@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-_OF_A_CONNECTION = ("conn_type", "host", "login", "password", "schema", "port", "extra")
+from include.connections import connections_in
 
 
 def pools_of(settings_file: Path) -> dict[str, dict[str, Any]]:
@@ -18,7 +18,7 @@ def pools_of(settings_file: Path) -> dict[str, dict[str, Any]]:
             "description": pool.get("pool_description") or "",
             "include_deferred": False,
         }
-        for pool in _entries(settings_file, "pools")
+        for pool in _pools(settings_file)
         if pool.get("pool_name")
     }
 
@@ -26,18 +26,22 @@ def pools_of(settings_file: Path) -> dict[str, dict[str, Any]]:
 def connections_of(settings_file: Path) -> dict[str, dict[str, Any]]:
     """The connections by id, as `airflow connections import` reads them."""
     found = {}
-    for entry in _entries(settings_file, "connections"):
-        if entry.get("conn_id"):
-            # In the file every key but the type begins with conn_, as the type itself does.
-            values = {
-                name: entry.get(f"conn_{name.removeprefix('conn_')}") for name in _OF_A_CONNECTION
-            }
-            found[str(entry["conn_id"])] = {k: v for k, v in values.items() if v not in (None, "")}
+    for each in connections_in(settings_file):
+        values = {
+            "conn_type": each.kind,
+            "host": each.host,
+            "login": each.login,
+            "password": each.password,
+            "schema": each.schema,
+            "port": each.port,
+            "extra": each.extra,
+        }
+        found[each.id] = {name: value for name, value in values.items() if value}
     return found
 
 
-def _entries(settings_file: Path, kind: str) -> list[dict[str, Any]]:
+def _pools(settings_file: Path) -> list[dict[str, Any]]:
     if not settings_file.is_file():
         return []
     content = yaml.safe_load(settings_file.read_text("utf-8")) or {}
-    return (content.get("airflow") or {}).get(kind) or []
+    return (content.get("airflow") or {}).get("pools") or []

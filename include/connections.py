@@ -7,7 +7,7 @@ in airflow_settings.yaml, which Astro and this project use for local development
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def find_connection(connection_id: str) -> Connection | None:
     if variable is not None:
         return _from_variable(connection_id, variable)
     found = _orchestrator(connection_id) if _orchestrator else None
-    return found or _from_file(connection_id, settings().connections_file)
+    return found or next(connections_in(settings().connections_file, connection_id), None)
 
 
 def _from_variable(connection_id: str, text: str) -> Connection:
@@ -123,15 +123,20 @@ def _extra(value: Any) -> dict[str, Any]:
     return dict(extra or {})
 
 
-def _from_file(connection_id: str, file: Path) -> Connection | None:
+def connections_in(file: Path, only: str | None = None) -> Iterator[Connection]:
+    """The connections of airflow_settings.yaml or its like; with `only` that one, if it is there.
+
+    Raises BadConfig where the file does not hold a list of them.
+    """
     if not file.is_file():
-        return None
+        return
     try:
         content = yaml.safe_load(file.read_text("utf-8")) or {}
         for entry in (content.get("airflow") or {}).get("connections") or []:
-            if entry.get("conn_id") == connection_id:
-                return Connection(
-                    id=connection_id,
+            name = entry.get("conn_id")
+            if name and only in (None, name):
+                yield Connection(
+                    id=name,
                     kind=entry.get("conn_type") or "",
                     host=entry.get("conn_host") or "",
                     login=entry.get("conn_login") or "",
@@ -146,4 +151,3 @@ def _from_file(connection_id: str, file: Path) -> Connection | None:
             where=str(file),
             do="compare it with the file that `astro dev init` makes",
         ) from None
-    return None
