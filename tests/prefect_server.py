@@ -34,6 +34,7 @@ app()
 """
 
 START_SECONDS = 300.0  # on a busy machine; an idle one needs eight
+LOCKED_SECONDS = 60.0
 
 
 class LocalPrefect:
@@ -94,13 +95,24 @@ class LocalPrefect:
         return done.stdout
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """A call of the REST API, without the client that is tested."""
+        """A call of the REST API, without the client that is tested.
+
+        Repeated while the server's SQLite is locked by another request, which it answers with 503
+        and has then done nothing.
+        """
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(
             f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read() or b"null")
+        until = time.monotonic() + LOCKED_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > until:
+                    raise
+                time.sleep(0.5)
 
     def log(self, name: str) -> str:
         return (self.home / f"{name}.log").read_text("utf-8", "replace")[-6000:]
