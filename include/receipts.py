@@ -60,7 +60,8 @@ class Failure(Value):
 
 
 def receipts(job: ScoringJob, besides: Collection[int] = ()) -> list[Receipt]:
-    """The finished parts, in order: those whose file is where the receipt says, of its size.
+    """The finished parts, in order: those whose file is where the receipt says, of its size, and
+    of the version that was published, where one was.
 
     Receipts of the parts `besides` are left out unread, for who asks again and again.
     """
@@ -71,8 +72,9 @@ def receipts(job: ScoringJob, besides: Collection[int] = ()) -> list[Receipt]:
         receipt
         for receipt in read
         if receipt is not None
-        and receipt.uri == job.part_uri(receipt.part)
+        and receipt.uri == job.part_uri(receipt.part, receipt.digest)
         and sizes.get(_name(receipt.uri)) == receipt.bytes
+        and job.published.get(receipt.part, receipt.digest) == receipt.digest
     ]
     return sorted(finished, key=lambda receipt: receipt.part)
 

@@ -48,8 +48,9 @@ class ScoringJob(Value):
     """All that a worker needs to score any part of a version; JSON, in storage.
 
     `run_id` and `scored_at` are of the store's claim, the same for whoever scores the version, so
-    that a part has the same bytes and the same name whoever scores it. Another claim makes other
-    names: who still deletes files of a version that was deleted and made again meets no new one.
+    that a part has the same bytes whoever scores it. Its name is that of the claim and of these
+    bytes: where another machine rounds otherwise, nothing is written over what may be published
+    by now, and who still deletes a version that was deleted and made again meets no new file.
 
     `snapshot_uri` is the manifest that lists the parts, `parts_uri` is where scored parts go and
     `receipts_uri` where their receipts go. At most `max_failed` rows may be such that the model
@@ -82,13 +83,11 @@ class ScoringJob(Value):
     def uri(self) -> str:
         return storage.join(self.receipts_uri, "job.json")
 
-    def part_uri(self, index: int) -> str:
-        return storage.join(self.parts_uri, f"part-{index:05d}-{self._claim}.parquet")
-
-    @property
-    def _claim(self) -> str:
-        claim = f"{self.run_id} {self.scored_at.timestamp():.6f}"
-        return hashlib.sha256(claim.encode()).hexdigest()[:8]
+    def part_uri(self, index: int, digest: str) -> str:
+        """Of the part whose bytes have this SHA-256."""
+        whose = f"{self.run_id} {self.scored_at.timestamp():.6f} {digest}"
+        name = hashlib.sha256(whose.encode()).hexdigest()[:8]
+        return storage.join(self.parts_uri, f"part-{index:05d}-{name}.parquet")
 
     def receipt_uri(self, index: int) -> str:
         return storage.join(self.receipts_uri, f"part-{index:05d}.json")
@@ -174,13 +173,14 @@ def score_part(
     content = _parquet(scored, job)
     digest = hashlib.sha256(content).hexdigest()
     _require_as_published(job, part, digest)
-    storage.write(job.part_uri(part.index), content)
+    uri = job.part_uri(part.index, digest)
+    storage.write(uri, content)
     if failed is not None:
         write_quarantine(job.failed_uri(part.index), failed)
     count = failed.num_rows if failed is not None else 0
     receipt = Receipt(
         part=part.index,
-        uri=job.part_uri(part.index),
+        uri=uri,
         rows_in=part.rows,
         scored=scored.num_rows,
         quarantined=part.rows - scored.num_rows - count,
@@ -204,7 +204,7 @@ def _require_as_published(job: ScoringJob, part: Part, digest: str) -> None:
         f"part {part.index} of version {job.version} of {job.as_of}, which was published, is not "
         "the file that it was, and scored again it holds other bytes"
         + (f" (it was scored with {made_with})" if made_with else ""),
-        where=job.part_uri(part.index),
+        where=job.part_uri(part.index, job.published[part.index]),
         do="nothing was written: restore the file from a backup, score with the libraries of then, "
         "or roll back to another version",
     )

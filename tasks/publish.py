@@ -172,7 +172,7 @@ def _whole_parts(job: ScoringJob, source: SnapshotManifest) -> tuple[Receipt, ..
         raise CorruptData(
             f"part {first} of version {job.version} is gone, or not of the size that was scored"
             + (f", and so are {len(missing) - 1} more" if len(missing) > 1 else ""),
-            where=job.part_uri(first),
+            where=f"{job.parts_uri}/part-{first:05d}-*.parquet",
             do="run the partition again, which scores what is missing",
         )
     return tuple(sorted(found, key=lambda receipt: receipt.part))

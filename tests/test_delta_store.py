@@ -19,12 +19,14 @@ from deltalake.exceptions import CommitFailedError
 from include import storage
 from include.errors import CorruptData, PermanentError, TransientError
 from include.run import Column
-from include.stores import Claim, delta, delta_log
+from include.stores import Decision, delta, delta_expiry, delta_log
 from include.stores.delta import Table
 from include.stores.delta_schema import delta_type
+from include.stores.history import History
 from tests import processes
 from tests.staged_versions import DAY, PLANNED_AT, staged
 
+ANNA = Decision(by="anna", at=PLANNED_AT, reason="scores doubled")
 LATER = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)  # than every commit that a test makes
 
 
@@ -43,16 +45,35 @@ def test_a_plain_path_is_a_table_too(folder: Path) -> None:
     assert Table("s3://bucket/predictions/").root == "s3://bucket/predictions"
 
 
-def test_a_version_is_whose_who_asked_first_until_it_is_deleted(store: Table) -> None:
-    first, second = (Claim(run_id=run, scored_at=PLANNED_AT) for run in ("first", "second"))
-    assert store.claim(DAY, "v1", first) == first
-    assert store.claim(DAY, "v1", second) == first
-    assert store.claim(DAY, "v2", second) == second
-    # Nothing of it was ever written: upkeep finds it all the same.
-    assert [one.version for one in store.stored()] == ["v1", "v2"]
-    assert store.delete([(DAY, "v1")], "left", LATER) == [(DAY, "v1")]
-    assert [one.version for one in store.stored()] == ["v2"]
-    assert store.claim(DAY, "v1", second) == second
+def test_a_current_version_whose_deletion_was_killed_before_it_was_called_off_is_kept_whole(
+    store: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v1, v2 = (staged(store, version) for version in ("v1", "v2"))
+    store.commit(v1, PLANNED_AT)
+    store.commit(v2, PLANNED_AT)
+    barrier = delta_expiry._barrier
+
+    def rolled_back_before(root: str) -> DeltaTable | None:
+        with monkeypatch.context() as earlier:  # it looked before the deletion's record was there
+            earlier.setattr(delta_expiry, "require_not_deleting", lambda *_: False)
+            store.rollback(DAY, "v1", ANNA, replacing="v2")
+        return barrier(root)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(delta_expiry, "_barrier", rolled_back_before)
+        patched.setattr(History, "drop_expired", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.delete([(DAY, "v1")], "old", LATER)
+    assert [one.version for one in store.stored() if one.deleting] == ["v1"]
+    # The next upkeep calls it off, so that nothing that v1 needs goes as that of a deleted version.
+    assert store.delete([(DAY, "v1")], "begun and not finished", LATER) == []
+    assert [one.version for one in store.stored() if one.deleting] == []
+    assert store.expired(DAY) == [] and store.read(DAY).num_rows == v1.rows
+    store.rollback(DAY, "v2", ANNA, replacing="v1")
+    assert store.rollback(DAY, "v1", ANNA, replacing="v2").outcome == "published"
 
 
 def test_pandas_arrow_and_duckdb_read_the_current_versions(store: Table, folder: Path) -> None:

@@ -22,7 +22,7 @@ from include.drift.profiles import Profile, Tally, profile
 from include.drift.verdicts import compare, overall
 from include.errors import CorruptData, PermanentError
 from include.run import ColumnDrift, DriftResult, GateResult, Run, Scored, Snapshot
-from include.scoring import load_job
+from include.scoring import load_job, receipts
 from include.snapshots import load_manifest, read_part
 from include.workspace import Workspace
 from tasks.drift import drift
@@ -331,7 +331,7 @@ def test_a_training_profile_that_is_none_fails_with_its_place(tiny: World) -> No
 
 def test_a_scored_part_that_changed_fails_instead_of_being_counted(tiny: World) -> None:
     inputs = _inputs(tiny)
-    part = load_job(inputs[3].uri).part_uri(0)
+    part = receipts(load_job(inputs[3].uri))[0].uri
     content = storage.read(part)
     storage.write(part, content[:-20] + bytes(20))
     with pytest.raises(CorruptData, match="scored part 0"):

@@ -93,15 +93,15 @@ class Night:
     def forget(self, but: tuple[int, ...] = ()) -> None:
         """No part counts as scored any more, and no file is left, but of these."""
         job = self.job
-        kept = {receipt.part: storage.read(job.receipt_uri(receipt.part))
+        kept = {receipt: storage.read(job.receipt_uri(receipt.part))
                 for receipt in receipts(job)}  # fmt: skip
         records = (entry.uri for entry in storage.entries(job.receipts_uri))
         storage.delete([uri for uri in records if uri != job.uri])
-        for index, content in kept.items():
-            if index in but:
-                storage.write(job.receipt_uri(index), content)
+        for receipt, content in kept.items():
+            if receipt.part in but:
+                storage.write(job.receipt_uri(receipt.part), content)
             else:
-                storage.delete([job.part_uri(index)])
+                storage.delete([receipt.uri])
 
     def driver(self, *options: str) -> subprocess.Popen[str]:
         """`python -m tasks score JOB_URI --engine …`, as a process of its own."""

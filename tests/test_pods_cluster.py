@@ -99,7 +99,7 @@ class Work:
         wait_for(lambda: len(found()) == parts, lambda: (found(), self.pods()))
 
     def scored(self) -> dict[int, bytes]:
-        return {part.index: storage.read(self.job.part_uri(part.index)) for part in self.parts}
+        return {one.part: storage.read(one.uri) for one in receipts(self.job)}
 
 
 @pytest.fixture(scope="module")

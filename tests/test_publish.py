@@ -17,7 +17,7 @@ from include.config import Predictions
 from include.errors import CorruptData, PermanentError
 from include.pipeline import planned_pipeline
 from include.run import GateResult, Published, Run, Scored, Snapshot
-from include.scoring import load_job
+from include.scoring import load_job, receipts
 from include.stores import Store, open_store
 from include.stores.delta_files import verify
 from include.workspace import Workspace
@@ -194,7 +194,7 @@ def test_a_part_that_changed_after_scoring_is_not_published(
     tiny: World, prepare: Prepare, store: Store
 ) -> None:
     prepared = prepare()
-    uri = load_job(prepared.scored.uri).part_uri(1)
+    uri = receipts(load_job(prepared.scored.uri))[1].uri
     content = bytearray(storage.read(uri))
     content[len(content) // 2] ^= 1
     storage.write(uri, bytes(content))
@@ -205,7 +205,7 @@ def test_a_part_that_changed_after_scoring_is_not_published(
 
 def test_a_part_that_vanished_is_missed(tiny: World, prepare: Prepare, store: Store) -> None:
     prepared = prepare()
-    storage.delete([load_job(prepared.scored.uri).part_uri(1)])
+    storage.delete([receipts(load_job(prepared.scored.uri))[1].uri])
     with pytest.raises(CorruptData, match=r"part 1 .* is gone.*part-00001.*(?i:run the partition)"):
         prepared.publish()
     assert store.current(tiny.day) is None

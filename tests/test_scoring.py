@@ -136,7 +136,7 @@ def test_a_part_without_a_trusted_receipt_is_scored_again_to_the_same_bytes(
     job = load_job(there.score().uri)
     before = _files(job)
     receipt = storage.local_path(job.receipt_uri(1))
-    file = storage.local_path(job.part_uri(1))
+    file = storage.local_path(receipts(job)[1].uri)
     assert receipt is not None
     assert file is not None
     if fault == "no receipt":
@@ -188,7 +188,7 @@ def test_a_part_whose_rows_are_all_in_quarantine_is_an_empty_file(tiny: World) -
     there = _setting_aside(_extracted(tiny), tiny, [(1, row) for row in range(100)])
     scored = there.score()
     assert (scored.scored, scored.quarantined, scored.parts) == (200, 100, 3)
-    empty = pq.read_table(pa.BufferReader(storage.read(load_job(scored.uri).part_uri(1))))
+    empty = pq.read_table(pa.BufferReader(storage.read(receipts(load_job(scored.uri))[1].uri)))
     assert (empty.num_rows, empty.column_names) == (0, COLUMNS)
 
 
@@ -330,19 +330,19 @@ def test_a_table_that_moved_gets_its_parts_anew(tiny: World) -> None:
 def test_parts_of_another_claim_are_other_files_and_are_scored_anew(tiny: World) -> None:
     there = _extracted(tiny)
     job = open_job(_job(tiny, there))
-    score_part(job, there.parts[0], _Stubborn(np.zeros(100)), {})
+    first = score_part(job, there.parts[0], _Stubborn(np.zeros(100)), {})
     claimed = open_job(_job(tiny, there, run_id="other"))
     assert (claimed.uri, claimed.run_id) == (job.uri, "other")
     assert receipts(claimed) == []
-    score_part(claimed, there.parts[0], _Stubborn(np.zeros(100)), {})
-    assert sorted(_files(job)) == sorted([job.part_uri(0), claimed.part_uri(0)])
+    second = score_part(claimed, there.parts[0], _Stubborn(np.zeros(100)), {})
+    assert sorted(_files(job)) == sorted([first.uri, second.uri])
 
 
 def test_a_part_of_a_published_version_is_not_written_with_other_bytes(tiny: World) -> None:
     there = _extracted(tiny)
     job = _job(tiny, there)
     published = score_part(job, there.parts[0], _Stubborn(np.zeros(100)), {})
-    storage.delete([job.part_uri(0)])
+    storage.delete([published.uri])
     held = _job(tiny, there, published={0: published.digest}, environment={"lightgbm": "3.0"})
     said = (
         r"part 0 of version .* was published.*other bytes \(.*lightgbm 3\.0.*\).*restore the file"
@@ -351,6 +351,21 @@ def test_a_part_of_a_published_version_is_not_written_with_other_bytes(tiny: Wor
         score_part(held, there.parts[0], _Stubborn(np.ones(100)), {})
     assert _files(job) == {}
     assert score_part(held, there.parts[0], _Stubborn(np.zeros(100)), {}).digest == published.digest
+
+
+def test_a_worker_that_comes_too_late_with_other_bytes_writes_over_no_part(tiny: World) -> None:
+    """As one of a machine that was cut off, and that rounds otherwise than those after it."""
+    there = _extracted(tiny)
+    late = open_job(_job(tiny, there))
+    first = score_part(late, there.parts[0], _Stubborn(np.zeros(100)), {})
+    before = _files(late)
+    score_part(late, there.parts[0], _Stubborn(np.full(100, 1e-9)), {})
+    assert _files(late).items() > before.items()
+    # What was published meanwhile is what counts, and is made again.
+    again = open_job(_job(tiny, there, published={0: first.digest}))
+    assert receipts(again) == []
+    assert score_part(again, there.parts[0], _Stubborn(np.zeros(100)), {}).uri == first.uri
+    assert [receipt.digest for receipt in receipts(again)] == [first.digest]
 
 
 def test_a_version_is_named_by_all_that_it_is_made_from() -> None:

@@ -229,10 +229,13 @@ def test_making_an_older_version_current_again_loads_nothing(
     assert store.commit(v1, PLANNED_AT).replaced == "v2"
 
 
-def test_other_parts_of_the_same_version_take_the_place_of_its_rows(opened: Opened) -> None:
+def test_other_parts_of_a_version_that_was_deleted_take_the_place_of_its_rows(
+    opened: Opened,
+) -> None:
     store = opened()
     store.commit(staged(store, "v1"), PLANNED_AT)
     store.commit(staged(store, "v2"), PLANNED_AT)
+    store.delete([(DAY, "v1")], "old", LATER)
     other = write_version(store, "v1", rows_of(30, label="run-of-v1", scores=[0.25] * 30))
     store.stage(other)
     store.commit(other, PLANNED_AT)

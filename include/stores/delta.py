@@ -89,12 +89,10 @@ class Table:
         if (
             staged is not None
             and rule.digests(staged) != rule.digests(manifest)
-            and delta_log.held(table, manifest.as_of) == manifest.version
+            and manifest.version in {one.version for one in self._listed(table, manifest.as_of)}
         ):
-            raise CorruptData(
-                f"version {manifest.version} is current with other parts than these",
-                where=self.history.manifest_uri(manifest.as_of, manifest.version),
-                do="find what wrote over the version's files, and publish the version before it",
+            raise rule.published_otherwise(
+                manifest, self.history.manifest_uri(manifest.as_of, manifest.version)
             )
         return self.history.keep_manifest(manifest)
 
@@ -148,6 +146,7 @@ class Table:
             # After the table was loaded: see delta_expiry.py.
             if delta_expiry.require_not_deleting(self.root, self.history, manifest):
                 actions = None
+            rule.require_on_record(manifest, self.manifest(manifest.as_of, manifest.version))
             note = rule.ended(current) if decision is None else None
             columns = merged(types_of(table.schema()), types)
             if actions is None:

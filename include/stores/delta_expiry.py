@@ -134,7 +134,12 @@ def delete(
     """
     table = delta_log.load(root)
     held = delta_log.all_held(table) if table is not None else {}
-    wanted = [name for name in dict.fromkeys(versions) if held.get(name[0]) != name[1]]
+    names = list(dict.fromkeys(versions))
+    wanted = [name for name in names if held.get(name[0]) != name[1]]
+    for name in names:
+        if name not in wanted and _deleting(history, name):
+            # It became current in time, and its deletion was killed before it was called off.
+            history.drop_expired(*name)
     mark = uuid.uuid4().hex
     begun = {name: _begin(root, history, name, reason, at, mark) for name in wanted}
     table = _barrier(root) if any(begun.values()) else None

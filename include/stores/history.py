@@ -82,13 +82,7 @@ class History:
         return storage.join(self._records("claims", as_of), f"{version}.json")
 
     def claim(self, as_of: dt.date, version: str, claim: Claim) -> Claim:
-        """The claim that is kept of a version; this one, where there was none."""
-        uri = self.claim_uri(as_of, version)
-        while not storage.create(uri, claim.model_dump_json().encode()):
-            # It may be deleted between the two, together with the version.
-            with suppress(FileNotFoundError):
-                return load(Claim, uri, "the claim of a version")
-        return claim
+        return first_claim(self.claim_uri(as_of, version), claim)
 
     def commits(self, as_of: dt.date) -> list[Commit]:
         """Every recorded commit of a date, the oldest first."""
@@ -161,6 +155,15 @@ class History:
 
     def _records(self, kind: str, as_of: dt.date) -> str:
         return storage.join(self.root, kind, f"as_of={as_of}")
+
+
+def first_claim(uri: str, claim: Claim) -> Claim:
+    """The claim that is kept at `uri`; this one, where there was none."""
+    while not storage.create(uri, claim.model_dump_json().encode()):
+        # It may be deleted between the two, together with the version.
+        with suppress(FileNotFoundError):
+            return load(Claim, uri, "the claim of a version")
+    return claim
 
 
 def versions_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from include.errors import PermanentError
+from include.errors import CorruptData, PermanentError
 from include.run import Published
 from include.stores import Decision, RolledBack, VersionManifest
 from include.stores.history import Commit
@@ -70,6 +70,29 @@ def outcome(
 def digests(manifest: VersionManifest) -> list[str]:
     """The digests of a version's parts, in order: what its rows are."""
     return [part.digest for part in sorted(manifest.parts, key=lambda part: part.part)]
+
+
+def require_on_record(manifest: VersionManifest, staged: VersionManifest | None) -> None:
+    """Raise where somebody else has staged the version since, with other parts.
+
+    What is on record of a version must be what readers get: it is what a rollback brings back.
+    """
+    if staged is not None and digests(staged) != digests(manifest):
+        raise PermanentError(
+            f"run {staged.run_id} has staged version {manifest.version} of {manifest.as_of} with "
+            "other parts meanwhile: nothing was published",
+            do="run the partition again, which makes one version of the two",
+        )
+
+
+def published_otherwise(manifest: VersionManifest, where: str) -> CorruptData:
+    """The error of staging other parts in the place of those that readers had."""
+    return CorruptData(
+        f"version {manifest.version} of {manifest.as_of} is published with other parts than these",
+        where=where,
+        do="run the partition again: it makes the parts that were published, or says which "
+        "libraries make others",
+    )
 
 
 def require_not_superseded(

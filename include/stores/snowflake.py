@@ -4,7 +4,7 @@
 anything. Parts lie in the workspace, as the engines write them, and are loaded when their version
 becomes current for the first time:
 
-    <workspace>/<pipeline>/predictions/as_of=…/version=…/part-*.parquet
+    <workspace>/<pipeline>/predictions/as_of=…/version=…/claim.json, part-*.parquet
 
 Every write is one transaction that first raises the counter in <table>_LOCK. Snowflake has no
 unique keys and lets two first publishes of a date pass each other; with the lock's row they cannot.
@@ -38,7 +38,7 @@ from include.stores import (
     snowflake_setup,
 )
 from include.stores.deletion import Ours, was_current_since
-from include.stores.history import Commit
+from include.stores.history import Commit, first_claim
 from include.stores.snowflake_history import (
     Entry,
     SnowflakeHistory,
@@ -84,11 +84,11 @@ class Table:
         return storage.join(self.root, f"as_of={as_of}", f"version={version}")
 
     def claim(self, as_of: dt.date, version: str, claim: Claim) -> Claim:
-        """Parts of another workspace lie elsewhere: nothing is written before the manifest."""
+        """The manifest's; before there is one, what lies beside the parts in this workspace."""
         manifest = self.manifest(as_of, version)
-        if manifest is None:
-            return claim
-        return Claim(run_id=manifest.run_id, scored_at=manifest.scored_at)
+        if manifest is not None:
+            return Claim(run_id=manifest.run_id, scored_at=manifest.scored_at)
+        return first_claim(storage.join(self.parts_uri(as_of, version), "claim.json"), claim)
 
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
         return manifest_of(self._history.of_version(as_of, version))
@@ -107,15 +107,9 @@ class Table:
             if (
                 staged is not None
                 and parts_digest(staged) != parts
-                and (current := self._current_commit(manifest.as_of)) is not None
-                and current.version == manifest.version
+                and loaded_parts(entries) is not None
             ):
-                raise CorruptData(
-                    f"version {manifest.version} is current with other parts than these",
-                    where=uri,
-                    do="find what wrote over the version's files, and publish the version before "
-                    "it",
-                )
+                raise rule.published_otherwise(manifest, uri)
             self._history.append(number, manifest, parts=parts)
 
         self._lock.write(f"stage version {manifest.version}", keep)
@@ -175,8 +169,9 @@ class Table:
                 rule.require_seen(manifest, replacing, current)
             entries = self._history.of_version(manifest.as_of, manifest.version)
             self._require_not_deleting(manifest, entries)
-            if manifest_of(entries) is None:
+            if (staged := manifest_of(entries)) is None:
                 raise self._not_stored(manifest.as_of, manifest.version)
+            rule.require_on_record(manifest, staged)
             if not self._is_loaded(manifest, entries):
                 # A load takes the files from the stage, even if the transaction fails later.
                 self._load(manifest, uploaded.pop() if uploaded else None)

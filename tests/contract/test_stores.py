@@ -112,6 +112,18 @@ def test_a_version_is_whose_its_manifest_says(store: Store) -> None:
     assert store.claim(DAY, "v2", other) == other
 
 
+def test_a_version_is_whose_who_asked_first_until_it_is_deleted(store: Store) -> None:
+    first, second = (Claim(run_id=run, scored_at=PLANNED_AT) for run in ("first", "second"))
+    assert store.claim(DAY, "v1", first) == first
+    assert store.claim(DAY, "v1", second) == first
+    assert store.claim(DAY, "v2", second) == second
+    # Nothing of it was ever written: upkeep finds it all the same.
+    assert [one.version for one in store.stored()] == ["v1", "v2"]
+    assert store.delete([(DAY, "v1")], "left", LATER) == [(DAY, "v1")]
+    assert [one.version for one in store.stored()] == ["v2"]
+    assert store.claim(DAY, "v1", second) == second
+
+
 def test_before_the_first_version_a_date_has_nothing(store: Store) -> None:
     assert store.current(DAY) is None
     assert store.current_dates() == [] and store.current_versions() == {}
@@ -240,13 +252,33 @@ def test_a_version_whose_files_changed_after_staging_is_not_committed(
     assert_shows(store, v1)
 
 
-def test_a_current_version_is_not_staged_over_with_other_parts(store: Store) -> None:
+@pytest.mark.parametrize("superseded", [False, True])
+def test_a_published_version_is_not_staged_over_with_other_parts(
+    store: Store, *, superseded: bool
+) -> None:
     v1 = staged(store, "v1")
     store.commit(v1, PLANNED_AT)
+    if superseded:
+        store.commit(staged(store, "v2"), PLANNED_AT)
     other = write_version(store, "vother", rows_of(30, label="other"))
-    with pytest.raises(PermanentError, match="current with other parts"):
+    with pytest.raises(PermanentError, match="v1 of 2026-03-01 is published with other parts"):
         store.stage(v1.model_copy(update={"parts": other.parts}))
     assert store.manifest(DAY, "v1") == v1
+
+
+def test_of_two_runs_that_stage_one_version_with_other_parts_the_one_on_record_is_published(
+    store: Store,
+) -> None:
+    first = staged(store, "v1")
+    other = write_version(store, "vother", rows_of(30, label="other"))
+    second = first.model_copy(update={"parts": other.parts, "run_id": "other"})
+    store.stage(second)
+    with pytest.raises(PermanentError, match="run other has staged version v1 .* with other parts"):
+        store.commit(first, PLANNED_AT)
+    assert store.current(DAY) is None
+    store.commit(second, PLANNED_AT)
+    assert store.manifest(DAY, "v1") == second
+    assert set(store.read(DAY)["run_id"].to_pylist()) == {"other"}
 
 
 # Rollback: a person's decision.
