@@ -9,6 +9,7 @@ The options are by the names that obstore and delta-rs share, those of the Rust 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -75,6 +76,13 @@ def _of(scheme: str, found: Connection) -> Options:
             "s3://bucket=one,gs://bucket=other",
         )
     options: Options = read(found)
+    endpoint = options.get(_ENDPOINTS.get(fitting[0], ""), "")
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
+        raise BadConfig(
+            f"connection {found.id!r} has the endpoint {endpoint!r}, which is no URL",
+            do="write it as https://host or http://host:port",
+        )
+    options["allow_http"] = "true" if endpoint.startswith("http://") else ""
     return {name: value for name, value in options.items() if value}
 
 
@@ -97,19 +105,20 @@ def _amazon(found: Connection) -> Options:
             "keys of a session into it",
         )
     service = (_extra(found, "service_config") or {}).get("s3") or {}
-    endpoint = str(service.get("endpoint_url") or _text(found, "endpoint_url"))
     return {
         "aws_access_key_id": found.login or _text(found, "aws_access_key_id"),
         "aws_secret_access_key": found.password or _text(found, "aws_secret_access_key"),
         "aws_session_token": _text(found, "aws_session_token"),
         "aws_region": _text(found, "region_name"),
-        "aws_endpoint": endpoint,
-        "allow_http": "true" if endpoint.startswith("http://") else "",
+        "aws_endpoint": str(service.get("endpoint_url") or _text(found, "endpoint_url")),
     }
 
 
 def _google(found: Connection) -> Options:
-    """A service account's key, as JSON or as a file; without one, the machine's credentials."""
+    """A service account's key, as JSON or as a file; without one, the machine's credentials.
+
+    `gcs_base_url` in that JSON is the endpoint, where it is not Google's own.
+    """
     key = _extra(found, "keyfile_dict")
     return {
         "google_service_account_key": json.dumps(key) if isinstance(key, dict) else key or "",
@@ -122,21 +131,44 @@ def _azure(found: Connection) -> Options:
     parts = dict(
         part.split("=", 1) for part in _text(found, "connection_string").split(";") if "=" in part
     )
-    host = found.host.rpartition("//")[2].partition(".")[0]
+    account, endpoint = _azure_host(found.host)
+    name, suffix = parts.get("AccountName", ""), parts.get("EndpointSuffix", "core.windows.net")
+    if suffix != "core.windows.net":
+        endpoint = f"{parts.get('DefaultEndpointsProtocol', 'https')}://{name}.blob.{suffix}"
     tenant = _text(found, "tenant_id")
-    account = {
-        "azure_storage_account_name": parts.get("AccountName") or host or found.login,
-        "azure_storage_sas_token": _text(found, "sas_token"),
+    options = {
+        "azure_storage_account_name": name or account or ("" if tenant else found.login),
+        "azure_storage_endpoint": (
+            _text(found, "azure_endpoint") or parts.get("BlobEndpoint") or endpoint
+        ).rstrip("/"),
+        "azure_storage_sas_token": _text(found, "sas_token")
+        or parts.get("SharedAccessSignature", ""),
     }
     if tenant:
-        return account | {
-            "azure_storage_account_name": host,
+        return options | {
             "azure_storage_client_id": found.login,
             "azure_storage_client_secret": found.password,
             "azure_storage_tenant_id": tenant,
         }
     key = parts.get("AccountKey") or found.password or _text(found, "shared_access_key")
-    return account | {"azure_storage_account_key": key}
+    return options | {"azure_storage_account_key": key}
+
+
+def _azure_host(host: str) -> tuple[str, str]:
+    """The account and the endpoint of a connection's host; "" for what it does not say.
+
+    It is the account's name or a URL, of Azure's public cloud, of another cloud or of a private
+    endpoint. The libraries ask for blobs, also where the URL is that of Data Lake Storage.
+    """
+    if not re.search("[./:]", host):
+        return host, ""
+    url = host if "://" in host else f"https://{host}"
+    of_azure = re.match(r"https?://([a-z0-9]+)\.(?:[a-z0-9]+\.)?(?:blob|dfs)\.([a-z.]+)", url)
+    account = of_azure[1] if of_azure else ""
+    if of_azure and of_azure[2] == "core.windows.net" and ".privatelink." not in url:
+        return account, ""
+    return account, url.replace(".dfs.", ".blob.", 1)
 
 
 _READERS = {_AMAZON[0]: _amazon, _GOOGLE[0]: _google, _AZURE[0]: _azure}
+_ENDPOINTS = {_AMAZON[0]: "aws_endpoint", _AZURE[0]: "azure_storage_endpoint"}

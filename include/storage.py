@@ -8,6 +8,7 @@ is written is safe when the call returns: an object store has answered, or the d
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from include import local_files, object_stores
-from include.errors import PermanentError, TransientError
+from include.errors import BadConfig, PermanentError, TransientError
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,14 @@ def delete(uris: list[str]) -> None:
                 continue
 
 
+def reach(uri: str) -> None:
+    """Set up what reaches the storage of `uri`, without a request.
+
+    Raises BadConfig where its address or what is known of its credentials allows none.
+    """
+    _locate(uri)
+
+
 def _root(uri: str) -> tuple[str, str]:
     """Split a URI into the store's root and the key in it."""
     split = urlsplit(uri)
@@ -181,15 +190,20 @@ def _locate(uri: str) -> tuple[Any, str]:
 
 @lru_cache(maxsize=16)
 def _store(root: str) -> Any:
+    from obstore.exceptions import BaseError
     from obstore.store import LocalStore, from_url
 
     if root == "file://":
         return LocalStore("/")
     options = object_stores.options(root)
-    if not options:
-        return from_url(root)
     client = {"allow_http": True} if options.pop("allow_http", "") else None
-    return from_url(root, config=options, client_options=client)
+    try:
+        return from_url(root, config=options, client_options=client)
+    except (BaseError, ValueError) as error:  # nothing was asked yet
+        raise BadConfig(
+            f"{root} cannot be reached with what is known of it: {str(error).splitlines()[0]}",
+            do="correct the URI, or the credentials in its connection or in the environment",
+        ) from None
 
 
 class _translated:
@@ -209,9 +223,13 @@ class _translated:
 
         first_line = str(error).splitlines()[0] if str(error) else kind.__name__
         found = f"storage could not {self.operation} {self.uri}: {first_line}"
-        if issubclass(kind, FileNotFoundError):
+        # Of listings, and of Azure's deletions, obstore gives every refusal the same kind.
+        refusal = re.search("non-2xx status code: ([0-9]+)", first_line)
+        status = refusal[1] if refusal else ""
+        if issubclass(kind, FileNotFoundError) or status == "404":
             raise PermanentError(found, do="create that bucket, or correct its name") from error
-        if issubclass(kind, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
+        denied = (PermissionDeniedError, UnauthenticatedError, PermissionError)
+        if issubclass(kind, denied) or status in ("401", "403"):
             raise PermanentError(found, do="give this process access to it") from error
         if issubclass(kind, (BaseError, OSError)):
             raise TransientError(found, do="see that the storage is up and has room") from error

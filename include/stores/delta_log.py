@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 # Loading a table reads every commit since its last checkpoint.
 CHECKPOINT_EVERY = 20
 
+# An object store that refuses the keys is an OSError of one of these texts, whatever it answered.
+_REFUSED = ("lacked the necessary privileges", "lacked valid authentication", "Unauthenticated")
+
 # A VACUUM deletes a superseded or uncommitted file once it is this old; retention is Daybreak's
 # own.
 _CONFIGURATION = {
@@ -49,6 +52,7 @@ def load(uri: str) -> DeltaTable | None:
             return None
         except Exception as error:
             if attempt == 2 or not _forgot_checkpoint(uri):
+                storage.reach(uri)  # Delta does not say why it cannot use the store at all
                 raise translated(error, uri) from error
     raise AssertionError("the second attempt returns or raises")
 
@@ -241,8 +245,7 @@ def translated(error: Exception, uri: str) -> Exception:
     if isinstance(error, DaybreakError) or not isinstance(error, (DeltaError, OSError)):
         return error
     found = f"the Delta table failed: {(str(error) or type(error).__name__).splitlines()[0]}"
-    # An object store that refuses the keys is an OSError of this text, whatever it answered.
-    refused = "lacked the necessary privileges" in str(error) or "Unauthenticated" in str(error)
+    refused = any(sign in str(error) for sign in _REFUSED)
     if refused or isinstance(error, (DeltaProtocolError, PermissionError)):
         return PermanentError(found, where=uri, do="let this process read and write the table")
     return TransientError(found, where=uri, do="see that the storage is up and has room")

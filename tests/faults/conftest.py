@@ -10,6 +10,10 @@ import pytest
 
 from tests.faults.commands import Nursery
 
+pytest.register_assert_rewrite(
+    "tests.faults.places", "tests.faults.scenes", "tests.faults.watching"
+)
+
 HERE = Path(__file__).parent
 
 

@@ -41,6 +41,7 @@ def preload() -> None:
         "obstore", "scipy.stats", "threadpoolctl", "jinja2", "rich.live", "rich.table",
         "mlflow", "mlflow.lightgbm", "mlflow.store.tracking.sqlalchemy_store",
         "mlflow.store.model_registry.sqlalchemy_store", "alembic.config", "sqlglot",
+        "snowflake.connector",
     ):  # fmt: skip
         import_module(module)
     import_great_expectations()
@@ -50,9 +51,10 @@ def preload() -> None:
         *("daybreak.summary", "daybreak.expire", "daybreak.rollback", "daybreak.why"),
         *("include.gates.validation", "include.gates.suite", "include.gates.quarantine"),
         *("include.scorers.lightgbm", "include.engines.local", "include.stores.delta"),
-        *("include.warehouses.duckdb", "include.drift.numbers", "tests.faults.points"),
+        *("include.warehouses.duckdb", "include.drift.numbers", "include.stores.snowflake"),
         *(
             "tests.staged_versions",
+            "tests.faults.points",
             "tests.faults.publishers",
             "tests.faults.power",
             "include.drift.references",

@@ -1,10 +1,10 @@
 """Named moments of a command, at which it can be killed; nothing of this is in the product.
 
 `install` puts a small wrapper around the functions through which every step, every write, every
-deletion and every Delta transaction goes, in this process only. Each passes two points, "before"
-and "after" it. A written object has a third one between them: "torn", when half of it is on the
-disk under the name that it has until it is whole (<name>#1, then rename or link; deltalake 1.6 does
-the same, seen with strace).
+deletion, every Delta transaction and every statement for Snowflake goes, in this process only. Each
+passes two points, "before" and "after" it. A written object has a third one between them: "torn",
+when half of it is on the disk under the name that it has until it is whole (<name>#1, then rename
+or link; deltalake 1.6 does the same, seen with strace).
 
 A point's name is stable from run to run: "score: after put scores/as_of=…/*/part-00001.json". What
 comes again under the same name is counted: "… (2)".
@@ -32,6 +32,8 @@ _CHANGING = re.compile(
     r"(?<=/)(cli-[0-9TZ]+-[0-9a-f]{4}|v?[0-9a-f]{12,16}(?:-[0-9a-f]{16})?)(?=[/.]|$)"
     r"|(?<=/part-\d{5}-)[0-9a-f]{8}(?=\.parquet)"
 )
+
+_TABLE = re.compile(r"\b(?:FROM|INTO|UPDATE) ([\w.]+)")
 
 Meet = Callable[[str], None]
 
@@ -140,6 +142,7 @@ def install(
     """Put the points into this process. `root` is the workspace; names are relative to it."""
     import obstore
     from deltalake import DeltaTable
+    from snowflake.connector.cursor import SnowflakeCursor
 
     import include.storage
     import include.stores.delta as delta
@@ -155,6 +158,7 @@ def install(
         points.around(delta_log, name, lambda *_, _name=name: f"Delta's {_name}")
     for name in ("create_checkpoint", "cleanup_metadata"):
         points.around(DeltaTable, name, lambda *_, _name=name: f"Delta's {_name}")
+    points.around(SnowflakeCursor, "execute", lambda _, sql, *args, **options: statement(sql))
     points.around(tasks.publish, "audit", lambda *_: "audit")
     points.around(delta, "add_actions", lambda *_: "reading the parts' footers")
     points.around(delta, "verify", lambda *_: "verifying the files")
@@ -167,6 +171,12 @@ def install(
 
     include.storage.read = reading
     return points
+
+
+def statement(sql: str) -> str:
+    """What a statement does to which table: "INSERT SCORES.TINY_HISTORY"."""
+    table = _TABLE.search(sql)
+    return f"{sql.split()[0]} {table[1] if table else ''}".strip()
 
 
 def shift_clock(seconds: float) -> None:

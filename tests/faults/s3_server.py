@@ -28,6 +28,8 @@ KEY = SECRET = "test"
 class Server:
     """A running server; `env` is what a process needs to use it."""
 
+    root = f"s3://{BUCKET}"
+
     def __init__(self, port: int, key: str = KEY, secret: str = SECRET) -> None:
         self.url, self.key, self.secret = f"http://127.0.0.1:{port}", key, secret
         self.env = {
@@ -37,6 +39,12 @@ class Server:
             "AWS_SECRET_ACCESS_KEY": secret,
             "AWS_REGION": "us-east-1",
         }
+
+    def connection(self, *, key: str = "") -> dict[str, Any]:
+        """An Airflow connection of the server's user."""
+        extra = {"region_name": "us-east-1", "endpoint_url": self.url}
+        password = key or self.secret
+        return {"conn_type": "aws", "login": self.key, "password": password, "extra": extra}
 
     def post(self, path: str) -> None:
         request = urllib.request.Request(f"{self.url}{path}", method="POST")

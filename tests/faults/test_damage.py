@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,12 @@ import pytest
 from include.stores import Store, open_store
 from include.workspace import Workspace
 from tests.faults.commands import Command, Nursery
+from tests.faults.emulated import Emulated
 from tests.faults.publishers import register
 from tests.faults.watching import shown
 from tests.world import NAME, World, copy_world
+
+pytest_plugins = ("tests.fakesnow_server",)
 
 LONG = "DAYBREAK_LONG_TESTS" in os.environ
 DAY_SECONDS = 24 * 3600
@@ -31,15 +35,53 @@ DAY_SECONDS = 24 * 3600
 
 @dataclass
 class Place:
-    """A world with version 1 published for a day and the day before; `run` makes another."""
+    """A world with version 1 published for a day and the day before; `run` makes another.
+
+    Its prediction table is in Delta, or `table` in Snowflake's emulator.
+    """
 
     world: World
     nursery: Nursery
+    table: Emulated | None = None
     before: str | None = None
 
     @property
     def folder(self) -> Path:
         return self.world.home / "workspace" / NAME
+
+    @property
+    def env(self) -> dict[str, str]:
+        return self.world.env | (self.table.env if self.table is not None else {})
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What stands for itself in the paths of DAMAGE; one undisturbed run tells them."""
+        day = self.world.day
+        (old,) = [one.version for one in self.store().versions(day)]
+        models = {path.name for path in (self.folder / "models").iterdir()}
+        done = self.run()
+        assert done.status == 0, done.said()
+        (_, new) = [one.version for one in self.store().versions(day)]
+        (model,) = {path.name for path in (self.folder / "models").iterdir()} - models
+        self.reset()
+        yesterday = str(day - dt.timedelta(days=1))
+        return {"day": str(day), "yesterday": yesterday, "old": old, "new": new, "model": model}
+
+    @property
+    def kept(self) -> Path:
+        return self.world.home.with_name("kept")
+
+    def keep(self) -> None:
+        shutil.copytree(self.world.home, self.kept)
+        if self.table is not None:
+            self.table.keep("kept")
+
+    def reset(self) -> None:
+        """The same place again: what is stored names absolute places."""
+        shutil.rmtree(self.world.home)
+        shutil.copytree(self.kept, self.world.home)
+        if self.table is not None:
+            self.table.restore("kept")
 
     def store(self) -> Store:
         table = Workspace(self.world.workspace, NAME).predictions()
@@ -48,7 +90,7 @@ class Place:
     def run(self, version: int = 2, day: dt.date | None = None, **how: object) -> Command:
         date = str(day or self.world.day)
         wanted = ("--date", date, "--model-version", str(version))
-        return self.nursery.run(self.world.env, "run", NAME, *wanted, **how)
+        return self.nursery.run(self.env, "run", NAME, *wanted, **how)
 
     def assert_untouched(self) -> None:
         """Readers have what they had, all of it."""
@@ -73,14 +115,24 @@ class Place:
         assert [version.current for version in listed] == [False, True]
 
 
-def prepared(built: World, nursery: Nursery, folder: Path, home: Path | None = None) -> Place:
+def prepared(
+    built: World,
+    nursery: Nursery,
+    folder: Path,
+    home: Path | None = None,
+    table: Emulated | None = None,
+) -> Place:
     world = copy_world(built, folder)
     if home is not None:
         world = replace(world, home=home, workspace=(home / "workspace").as_uri())
     world.configure({"engine": {"workers": 1}})
     made = nursery.call(world.env, register, path=folder, artifacts=world.artifacts, seed=2)
     assert made.wait() == 0, made.said()
-    place = Place(world, nursery)
+    place = Place(world, nursery, table)
+    if table is not None:
+        world.configure({"predictions": table.predictions})
+        done = nursery.run(place.env, "init", NAME)
+        assert done.status == 0, done.said()
     for day in (world.day - dt.timedelta(days=1), world.day):
         done = place.run(version=1, day=day)
         assert done.status == 0, done.said()
@@ -89,21 +141,36 @@ def prepared(built: World, nursery: Nursery, folder: Path, home: Path | None = N
 
 
 @pytest.fixture(scope="module")
-def prepared_place(
+def place_with_delta(
     built_world: World, nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Place, Path]:
-    folder = tmp_path_factory.mktemp("damage")
-    place = prepared(built_world, nursery, folder / "world")
-    shutil.copytree(place.world.home, folder / "kept")
-    return place, folder / "kept"
+) -> Place:
+    place = prepared(built_world, nursery, tmp_path_factory.mktemp("damage") / "world")
+    place.keep()
+    return place
+
+
+@pytest.fixture(scope="module")
+def place_with_snowflake(
+    built_world: World,
+    nursery: Nursery,
+    fakesnow_port: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("damage_snowflake") / "world"
+    with pytest.MonkeyPatch.context() as patch:
+        table = Emulated.on(fakesnow_port)
+        for name, value in table.env.items():
+            patch.setenv(name, value)
+        place = prepared(built_world, nursery, folder, table=table)
+        place.keep()
+        yield place
 
 
 @pytest.fixture
-def place(prepared_place: tuple[Place, Path]) -> Place:
-    """The same place again: what is stored names absolute places."""
-    place, kept = prepared_place
-    shutil.rmtree(place.world.home)
-    shutil.copytree(kept, place.world.home)
+def place(request: pytest.FixtureRequest) -> Place:
+    """As it was prepared, with the kind of table that a test asks for, or else Delta."""
+    place: Place = request.getfixturevalue(f"place_with_{getattr(request, 'param', 'delta')}")
+    place.reset()
     return place
 
 
@@ -112,7 +179,8 @@ class Damage:
     """What happens (`act`, a function of damage.py) to which file, at which point of the run.
 
     `said` are patterns of the error; `names` is one of the file that it names. `heal` is what the
-    error says to do before the next run, None where nothing but that run is needed.
+    error says to do before the next run, None where nothing but that run is needed. `tables` are
+    the kinds of table with which it is tried.
     """
 
     at: str
@@ -122,6 +190,7 @@ class Damage:
     said: str
     by: str | None = None
     heal: Callable[[Path], None] | None = None
+    tables: tuple[str, ...] = ("delta", "snowflake")
 
 
 def _drop(path: Path) -> None:
@@ -145,6 +214,22 @@ DAMAGE = {
     "a scored part is cut short after the audit": Damage(
         "publish: after audit",
         "cut",
+        SCORED,
+        r"part-00001\S*\.parquet",
+        "(?i)run the partition again",
+    ),
+    "a byte of a scored part is flipped after the audit": Damage(
+        "publish: after audit",
+        "flip",
+        SCORED,
+        r"part-00001\S*\.parquet",
+        "(?i)run the partition again",
+        heal=_drop,
+        tables=("snowflake",),  # Delta takes the file as the audit saw it.
+    ),
+    "a scored part is deleted after the audit": Damage(
+        "publish: after audit",
+        "remove",
         SCORED,
         r"part-00001\S*\.parquet",
         "(?i)run the partition again",
@@ -219,6 +304,7 @@ DAMAGE = {
         "(?i)manifest of version v.*delete it and run the partition again",
         by="predictions/_daybreak/versions/as_of={day}/{old}.json",
         heal=_drop,
+        tables=("delta",),  # Snowflake has it in a table.
     ),
     "the pinned model's bytes are others": Damage(
         "gate: end",
@@ -229,37 +315,23 @@ DAMAGE = {
         heal=lambda path: shutil.rmtree(path.parent.parent),
     ),
 }
-SHORT = (
-    "a byte of a scored part is flipped",
-    "a scored part is cut short",
-    "a byte of the snapshot is flipped",
-    "the snapshot is deleted",
-    "the snapshot's manifest is another date's",
-    "the scoring job is another version's",
-    "the version's manifest is another run's",
-)
+CASES = [(table, what) for what, damage in DAMAGE.items() for table in damage.tables]
+SHORT = [
+    ("delta", "a byte of a scored part is flipped"),
+    ("delta", "a scored part is cut short"),
+    ("delta", "a byte of the snapshot is flipped"),
+    ("delta", "the snapshot is deleted"),
+    ("delta", "the snapshot's manifest is another date's"),
+    ("delta", "the scoring job is another version's"),
+    ("delta", "the version's manifest is another run's"),
+    ("snowflake", "a scored part is deleted"),
+    ("snowflake", "a byte of a scored part is flipped after the audit"),
+]
 
 
-@pytest.fixture(scope="module")
-def names(prepared_place: tuple[Place, Path]) -> dict[str, str]:
-    """What stands for itself in the paths of DAMAGE; one undisturbed run tells them."""
-    place, _ = prepared_place
-    day = place.world.day
-    (old,) = [one.version for one in place.store().versions(day)]
-    models = {path.name for path in (place.folder / "models").iterdir()}
-    done = place.run()
-    assert done.status == 0, done.said()
-    (_, new) = [one.version for one in place.store().versions(day)]
-    (model,) = {path.name for path in (place.folder / "models").iterdir()} - models
-    yesterday = str(day - dt.timedelta(days=1))
-    return {"day": str(day), "yesterday": yesterday, "old": old, "new": new, "model": model}
-
-
-@pytest.mark.parametrize("what", DAMAGE if LONG else SHORT)
-def test_damage_ends_in_one_clear_error_and_the_next_run_publishes(
-    names: dict[str, str], place: Place, what: str
-) -> None:
-    damage = DAMAGE[what]
+@pytest.mark.parametrize(("place", "what"), sorted(CASES if LONG else SHORT), indirect=["place"])
+def test_damage_ends_in_one_clear_error_and_the_next_run_publishes(place: Place, what: str) -> None:
+    damage, names = DAMAGE[what], place.names
     file = damage.file.format(**names)
     arguments = {"pattern": str(place.folder / file)}
     if damage.by is not None:

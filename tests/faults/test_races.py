@@ -1,4 +1,4 @@
-"""Four processes that publish at once, round after round, and a reader beside them."""
+"""Processes that publish at once, round after round, and a reader beside them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import datetime as dt
 import json
 import os
 import random
+import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from include.stores import Store
+import pytest
+
+from include.config import Predictions
+from include.stores import Store, open_store
 from tests.faults.commands import Nursery
+from tests.faults.overtaking import proxy
 from tests.faults.places import Place
 from tests.faults.publishers import (
     DATES,
@@ -24,12 +29,13 @@ from tests.faults.publishers import (
     shared_date,
 )
 from tests.faults.watching import digest, digest_of_staged
+from tests.staged_versions import DAY, PLANNED_AT, staged
 
 pytest_plugins = ("tests.fakesnow_server", "tests.faults.places")
 
 # The emulator of Snowflake takes seconds for what Snowflake does in one.
 ROUNDS = (
-    dict.fromkeys(("disk", "s3", "snowflake"), 200)
+    {"disk": 200, "s3": 200, "gcs": 20, "azure": 20, "snowflake": 200}
     if "DAYBREAK_LONG_TESTS" in os.environ
     else {"disk": 10, "s3": 3, "snowflake": 1}
 )
@@ -67,6 +73,28 @@ def test_writers_that_publish_the_same_and_different_dates_at_once_leave_what_th
         f"{place.name}: {rounds} rounds, {sum(map(len, outcomes.values()))} commits asked for, "
         f"{reads.total()} reads meanwhile"
     )
+
+
+@pytest.mark.parametrize(("cloud", "refusal"), [("s3", 412), ("gcs", 412), ("azure", 409)])
+def test_an_object_store_refuses_the_slower_one_of_two_who_publish_a_dates_first_version(
+    cloud: str, refusal: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commit is on the way when the other one's is taken: nothing but the store can tell."""
+    server = request.getfixturevalue(cloud)
+    with proxy(server.env) as between:
+        for name, value in between.env.items():
+            monkeypatch.setenv(name, value)
+        store = open_store(Predictions(), f"{server.root}/{uuid.uuid4().hex}")
+        store.commit(staged(store, "v0", as_of=shared_date(1)), PLANNED_AT)
+        slow, fast = staged(store, "vslow"), staged(store, "vfast")
+        between.answers.clear()
+        between.before = lambda: store.commit(fast, PLANNED_AT)
+        done = store.commit(slow, PLANNED_AT + dt.timedelta(minutes=1))
+        taken = [between.answers[0], between.answers[-1]]
+        assert between.answers == [taken[0], refusal, taken[1]] and max(taken) < 300
+        assert (done.outcome, done.replaced) == ("published", "vfast")
+        assert [version.version for version in store.versions(DAY)] == ["vfast", "vslow"]
+        assert set(store.read(DAY)["version"].to_pylist()) == {"vslow"}
 
 
 def seen(store: Store, as_of: dt.date) -> str:

@@ -1,9 +1,10 @@
-"""A whole workspace on an object store, over HTTP: every command, killed runs, an S3 that fails."""
+"""A whole workspace on object stores, over HTTP: every command, killed runs, an S3 that fails."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from include import storage
 from include.stores import Store, open_store
 from include.workspace import Workspace
 from tests.faults.commands import Command, Nursery
-from tests.faults.s3_server import BUCKET, Server
-from tests.faults.test_kills import KILLED, SUITE, in_chains, spread
+from tests.faults.places import CLOUDS
+from tests.faults.s3_server import Server
+from tests.faults.scenes import KILLED, SUITE, in_chains, spread
 from tests.faults.watching import Watch, digest, shown
 from tests.world import NAME, World, copy_world
 
@@ -60,7 +62,7 @@ class Remote:
 
 @pytest.fixture
 def remote(
-    s3: Server,
+    request: pytest.FixtureRequest,
     built_world: World,
     nursery: Nursery,
     tmp_path: Path,
@@ -68,8 +70,9 @@ def remote(
 ) -> Remote:
     world = copy_world(built_world, tmp_path / "world")
     (world.folder / "suite.yaml").write_text(SUITE)
-    workspace = f"s3://{BUCKET}/{uuid.uuid4().hex}/work"
-    env = {**world.env, **s3.env, "DAYBREAK_WORKSPACE": workspace}
+    server = request.getfixturevalue(getattr(request, "param", "s3"))
+    workspace = f"{server.root}/{uuid.uuid4().hex}/work"
+    env = {**world.env, **server.env, "DAYBREAK_WORKSPACE": workspace}
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     return Remote(world, workspace, env, nursery)
@@ -86,6 +89,7 @@ def on_disk(remote: Remote) -> str:
     return found
 
 
+@pytest.mark.parametrize("remote", CLOUDS, indirect=True)
 def test_every_command_does_on_an_object_store_what_it_does_on_a_disk(
     remote: Remote, nursery: Nursery
 ) -> None:
@@ -124,6 +128,26 @@ def test_every_command_does_on_an_object_store_what_it_does_on_a_disk(
     assert not any(second in uri for uri in left if "/expired/" not in uri)
 
 
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_an_object_of_any_name_and_size_is_written_once_and_read_back(
+    cloud: str, request: pytest.FixtureRequest
+) -> None:
+    """One of 12 MB goes in several requests, unless it may be written once only."""
+    folder = f"{request.getfixturevalue(cloud).root}/{uuid.uuid4().hex}"
+    large = random.Random(1).randbytes(12_000_000)
+    for name in ("as_of=2026-01-01/v1", "with space", "ü+%41&?#", "large"):
+        uri, data = storage.join(folder, name), large if name == "large" else name.encode()
+        assert [storage.create(uri, data), storage.create(uri, b"other")] == [True, False]
+        assert storage.read(uri) == data
+    storage.write(uri, large[:-1])
+    assert storage.read_end(uri, 10) == (large[-11:-1], len(large) - 1)
+    found = [entry.uri for entry in storage.entries(folder)]
+    assert len(found) == 4 and uri in found
+    storage.delete([*found, *found])
+    assert list(storage.entries(folder)) == [] and not storage.exists(uri)
+
+
+@pytest.mark.parametrize("remote", CLOUDS if LONG else ("s3",), indirect=True)
 def test_a_run_on_an_object_store_that_is_killed_and_run_again_is_one_whole_run(
     remote: Remote, tmp_path: Path
 ) -> None:
@@ -149,7 +173,7 @@ def test_a_run_on_an_object_store_that_is_killed_and_run_again_is_one_whole_run(
     # In a chain, a point may lie in work that a run before it has finished.
     assert kills >= (len(chosen) if LONG else 2)
     assert reads
-    print(f"{kills} kills on S3, {reads} reads meanwhile")
+    print(f"{kills} kills on {remote.workspace[:2]}…, {reads} reads meanwhile")
 
 
 @pytest.mark.parametrize("fault", ["answers are lost", "requests fail"])
