@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from daybreak.backfill import PartitionResult
 from daybreak.summary import load_report
-from include import storage
 from include.pipeline import Pipeline
 from include.reports.model import RunReport
-from include.reports.records import STEPS
-from include.run import Report, StepRecord
+from include.reports.records import STEPS, step_record
+from include.run import Report
 from include.stores import open_store
 from include.workspace import Workspace
 
@@ -32,7 +31,7 @@ def report_of(workspace: Workspace, run: EndedRun) -> Report | None:
 
     A report of an earlier attempt of the same run says nothing about this one.
     """
-    record = _record(workspace, run.run_id, "report")
+    record = step_record(workspace, run.run_id, "report")
     if record is None or record.result is None:
         return None
     if run.started_at is not None and record.started_at < run.started_at:
@@ -98,14 +97,7 @@ def left_alone(
 def step_under_way(workspace: Workspace, run_id: str, started_at: dt.datetime | None) -> str | None:
     """The step that a run is at: the first without a record of its own; None after the report."""
     for step in (*STEPS, "report"):
-        record = _record(workspace, run_id, step)
+        record = step_record(workspace, run_id, step)
         if record is None or (started_at is not None and record.started_at < started_at):
             return step
     return None
-
-
-def _record(workspace: Workspace, run_id: str, step: str) -> StepRecord | None:
-    try:
-        return StepRecord.model_validate_json(storage.read(workspace.step(run_id, step)))
-    except FileNotFoundError:
-        return None

@@ -45,6 +45,14 @@ def _print(out: Console, result: Upkept, deletions: list[Deletion]) -> None:
         out.print(table)
     if len(deletions) > SHOWN:
         out.print(f"and {len(deletions) - SHOWN:,} more", highlight=False)
+    for said in result.unreadable:
+        out.print(
+            f"what it may be needed for stays: {said}",
+            style="yellow",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
     verb = "would be deleted" if result.dry_run else "deleted"
     out.print(
         f"{result.pipeline}: {result.files:,} files, {decimal(result.bytes)} {verb}",

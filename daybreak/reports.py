@@ -12,6 +12,7 @@ from include.reports.model import RunReport
 from include.reports.newest import newest_reports
 from include.run import Report
 from include.settings import settings
+from include.stored import load
 from include.workspace import Workspace
 
 
@@ -27,7 +28,7 @@ def latest_report(name: str, day: dt.date | None = None) -> tuple[Report, RunRep
     if day is not None:
         as_of = str(Partition.containing(day, pipeline.config.partition.grain))
     for entry in newest_reports(workspace):
-        content = RunReport.model_validate_json(storage.read(entry.uri))
+        content = load(RunReport, entry.uri, "the report of a run")
         if as_of is None or content.partition == as_of:
             html = storage.join(workspace.run(content.run_id), "report.html")
             report = Report(

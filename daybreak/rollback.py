@@ -32,7 +32,7 @@ class Move:
 
 
 def plan_rollback(table: PredictionTable, day: dt.date, to: str | None) -> list[Move]:
-    """The rollback of one partition, to `to` or else to the newest version before.
+    """The rollback of one partition, to `to` or else to the version that readers had before.
 
     A version that was rolled back from is not chosen, only named. Raises PermanentError where the
     partition has no version, or none of that name.
@@ -48,7 +48,7 @@ def plan_rollback(table: PredictionTable, day: dt.date, to: str | None) -> list[
         )
     if to is None:
         found = _earlier(table.store, versions, current)
-        target = found[0].version if found else None
+        target = found[0] if found else None
         return [Move(as_of, current, target, "planned" if target else "no other version")]
     target = next((version for version in versions if version.version == to), None)
     if target is None:
@@ -66,7 +66,7 @@ def plan_model_rollback(
 ) -> list[Move]:
     """Every partition from `first` to `last` whose current version this model version made.
 
-    Each goes back to its newest version that the model version did not make.
+    Each goes back to the last version before that the model version did not make.
     """
     since = table.as_of(first) if first is not None else dt.date.min
     until = table.as_of(last) if last is not None else dt.date.max
@@ -78,8 +78,7 @@ def plan_model_rollback(
         if current is None or current.model_version != model_version:
             continue
         found = _earlier(table.store, table.store.versions(as_of), current)
-        others = (one for one in found if one.version.model_version != model_version)
-        target = next((one.version for one in others), None)
+        target = next((one for one in found if one.model_version != model_version), None)
         moves.append(Move(as_of, current, target, "planned" if target else "no other version"))
     return moves
 
@@ -102,30 +101,26 @@ def _carried_out(table: PredictionTable, move: Move, by: str, reason: str) -> Mo
     return replace(move, state=done.outcome)
 
 
-@dataclass(frozen=True)
-class _Scored:
-    version: Version
-    scored_at: dt.datetime
+def _earlier(store: Store, versions: list[Version], current: Version) -> list[Version]:
+    """What a rollback may choose by itself, the version that readers had last at the front.
 
-
-def _earlier(store: Store, versions: list[Version], current: Version) -> list[_Scored]:
-    """What a rollback may choose by itself: scored before the current one, the newest first.
-
-    By when they were scored and not when they were committed, so that a second rollback goes
-    further back and not forth.
+    `versions` are in the order of their last commits. Where a run made the current version what it
+    is, readers had all others before it. Where a rollback did, some of them may have come after
+    it: then only those that were scored before it, so that a second rollback goes further back and
+    not forth.
     """
-    found = []
-    for version in versions:
-        manifest = store.manifest(version.as_of, version.version)
-        if manifest is not None and not version.rolled_back:
-            found.append(_Scored(version, manifest.scored_at))
-    before = next((one.scored_at for one in found if one.version.current), None)
-    earlier = [one for one in found if before is None or one.scored_at < before]
-    return sorted(
-        (one for one in earlier if one.version.version != current.version),
-        key=lambda one: one.scored_at,
-        reverse=True,
-    )
+    earlier = [one for one in reversed(versions) if not (one.current or one.rolled_back)]
+    if current.decision is None:
+        return earlier
+    scored_at = {
+        one.version: manifest.scored_at
+        for one in [*earlier, current]
+        if (manifest := store.manifest(one.as_of, one.version)) is not None
+    }
+    before = scored_at.get(current.version)
+    if before is None:
+        return []
+    return [one for one in earlier if one.version in scored_at and scored_at[one.version] < before]
 
 
 def rollback_command(

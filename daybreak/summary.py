@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from include import storage
 from include.reports.model import RunReport
+from include.stored import load
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,7 +26,7 @@ _STYLES = {
 
 
 def load_report(report: Report) -> RunReport:
-    return RunReport.model_validate_json(storage.read(report.json_uri))
+    return load(RunReport, report.json_uri, "the report of a run")
 
 
 def print_summary(console: Console, report: Report) -> None:

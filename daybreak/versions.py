@@ -11,7 +11,7 @@ from include.approvals import Standing, standings
 from include.partition import Partition
 from include.pipeline import Pipeline, load_named
 from include.settings import settings
-from include.stores import Store, Version, VersionManifest, open_store
+from include.stores import Expired, Store, Version, VersionManifest, open_store
 from include.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -64,8 +64,10 @@ def versions_of(store: Store, as_of: dt.date, asked: Sequence[Standing] = ()) ->
     """The versions of a partition, the oldest first; those that retention deleted come before.
 
     After those that were published come those of `asked` that were not: held for a person, or
-    rejected.
+    rejected, also where retention deleted their files since.
     """
+    expired = sorted(store.expired(as_of), key=lambda one: one.at)
+    rejected = {one.version for one in asked if one.rejection is not None}
     lines = [
         Line(
             one.version,
@@ -76,8 +78,8 @@ def versions_of(store: Store, as_of: dt.date, asked: Sequence[Standing] = ()) ->
             one.manifest,
             None,
         )
-        for one in sorted(store.expired(as_of), key=lambda one: one.at)
-        if one.manifest is not None
+        for one in expired
+        if one.manifest is not None and one.version not in rejected
     ]
     for version in store.versions(as_of):
         manifest = store.manifest(as_of, version.version)
@@ -96,13 +98,20 @@ def versions_of(store: Store, as_of: dt.date, asked: Sequence[Standing] = ()) ->
             )
         )
     published = {line.version for line in lines}
-    return lines + [_held(store, each) for each in asked if each.version not in published]
+    gone = {one.version: one for one in expired}
+    return lines + [
+        _held(store, each, gone.get(each.version))
+        for each in asked
+        if each.version not in published
+    ]
 
 
-def _held(store: Store, standing: Standing) -> Line:
-    """A version that readers never saw, and why."""
+def _held(store: Store, standing: Standing, gone: Expired | None) -> Line:
+    """A version that readers never saw, and why; `gone` where its files were deleted since."""
     now = dt.datetime.now(dt.UTC)
     answer, manifest = standing.answer(now), store.manifest(standing.as_of, standing.version)
+    manifest = manifest or (gone.manifest if gone is not None else None)
+    deleted = f"; deleted {gone.at:%Y-%m-%d}: {gone.reason}" if gone is not None else ""
     waits = standing.state(now) == "waiting"
     note = ""
     if standing.held is not None:
@@ -112,7 +121,7 @@ def _held(store: Store, standing: Standing) -> Line:
         "held" if waits else "rejected" if answer and answer.verdict != "approved" else "approved",
         manifest.rows if manifest else 0,
         None,
-        note if waits or answer is None else str(answer),
+        (note if waits or answer is None else str(answer)) + deleted,
         manifest,
         None,
     )

@@ -24,6 +24,7 @@ def question(held: Held, manifest: VersionManifest | None, report: str | None) -
         "Compared with": f"version `{shift.against_version}` of {shift.against_as_of}",
         "Audit": _audit(held),
         "Readers have": readers,
+        "Asked again": held.again,
         "Answer by": f"{held.until_local()}; without one it counts as rejected",
         "Report": f"[open the run's report]({report})" if report else "",
     }

@@ -41,6 +41,7 @@ class Held(Value):
 
     `question` counts the questions about this version, from 1. `run` asked it last. `replaces` is
     what readers had of the date: a version that takes its place meanwhile ends the question.
+    `again` says why an approval from before counts no more; empty where there was none.
     """
 
     pipeline: str
@@ -54,6 +55,7 @@ class Held(Value):
     shift: Shift
     message: str
     checks: tuple[Check, ...]
+    again: str = ""
 
     def until_local(self) -> str:
         return f"{self.until.astimezone(ZoneInfo(self.run.timezone)):%Y-%m-%d %H:%M} " + (
@@ -73,12 +75,16 @@ class Held(Value):
 
 
 class Answer(Value):
-    """What was decided, by whom, when and why; `expired` is the time limit's answer."""
+    """What was decided, by whom, when and why; `expired` is the time limit's answer.
+
+    `replaces` is what readers had of the date when it was asked, which an approval is to replace.
+    """
 
     verdict: Verdict
     by: str
     at: dt.datetime
     reason: str = ""
+    replaces: str | None = None
 
     @property
     def decision(self) -> Decision:
@@ -111,9 +117,39 @@ class Standing:
             return self.answers[-1] if self.answers else None
         return expired(self.held) if now >= self.held.until else None
 
+    @property
+    def last(self) -> Answer | None:
+        """The last answer on record, also where it is asked again since."""
+        return self.answers[-1] if self.answers else None
+
+    @property
+    def rejection(self) -> Answer | None:
+        """The last answer on record, where a person said no."""
+        return self.last if self.last is not None and self.last.verdict == "rejected" else None
+
+    def approval_to_replace(self, current: str | None, now: dt.datetime) -> Answer | None:
+        """The approval that stands, where it was given while readers had what they have now."""
+        if self.state(now) != "approved" or self.last is None or self.last.replaces != current:
+            return None
+        return self.last
+
+    def why_again(self, current: str | None) -> str:
+        """Why the approval on record is none of publishing it now; empty without such a one."""
+        if self.last is None or self.last.verdict != "approved" or self.last.replaces == current:
+            return ""
+        return (
+            f"it was {self.last}, to replace {self.last.replaces or 'nothing'}; readers have "
+            f"{current or 'nothing'} now"
+        )
+
 
 def expired(held: Held) -> Answer:
     return Answer(verdict="expired", by=NOBODY, at=held.until)
+
+
+def is_of_question(uri: str) -> bool:
+    """Whether it is a file of a question to a person, or of an answer."""
+    return _QUESTION.search(uri) is not None
 
 
 def held_uri(workspace: Workspace, as_of: dt.date, version: str) -> str:
@@ -181,8 +217,9 @@ def answer(workspace: Workspace, held: Held, given: Answer) -> Answer:
     """Record the answer to a question; the one that stands.
 
     It is another one than `given` where somebody gave the same answer before; Answered is raised
-    where somebody answered otherwise.
+    where somebody answered otherwise. On record is also what the version was to replace.
     """
+    given = given.model_copy(update={"replaces": held.replaces})
     uri = answer_uri(workspace, held.as_of, held.version, held.question)
     if storage.create(uri, given.model_dump_json(indent=2).encode()):
         return given
@@ -203,8 +240,8 @@ def forget(workspace: Workspace, as_of: dt.date, version: str) -> None:
 
 def require_not_rejected(standing: Standing) -> None:
     """Raise Rejected where a person said no: a repeat of the run does not ask again."""
-    last = standing.answers[-1] if standing.answers else None
-    if last is None or last.verdict != "rejected":
+    last = standing.rejection
+    if last is None:
         return
     if standing.held is not None and standing.held.question > len(standing.answers):
         return  # asked again since

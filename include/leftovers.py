@@ -5,24 +5,26 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from pydantic import ValidationError
 
 from include import storage
 from include.errors import CorruptData
-from include.reports.records import read_records
-from include.run import SnapshotManifest
+from include.reports.records import PLANNED, RunRecords, read_records, step_record
+from include.run import Run, SnapshotManifest
 from include.scoring import version_id
 from include.storage import Entry
+from include.stored import load
 from include.workspace import Workspace
 
 READERS = 16
 
 Version = tuple[dt.date, str]
+Unreadable = Callable[[CorruptData], None]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class Group:
     def has(self, name: str) -> bool:
         return any(entry.uri.endswith(f"/{name}") for entry in self.files)
 
+    def without(self, uris: Collection[str]) -> Group:
+        return replace(self, files=tuple(each for each in self.files if each.uri not in uris))
+
 
 @dataclass(frozen=True)
 class Lying:
@@ -64,10 +69,28 @@ class Lying:
 
 @dataclass(frozen=True)
 class InUse:
-    """What runs of late work with: versions, and the URIs of snapshots, quarantines and models."""
+    """What runs of late work with: versions, and the URIs of snapshots, quarantines and models.
+
+    Of a run whose records cannot be read it may be anything of its date in `dates`, and, with
+    `every_date` or `every_model`, of any date and any model.
+    """
 
     versions: frozenset[Version]
     uris: frozenset[str]
+    dates: frozenset[dt.date] = frozenset()
+    every_date: bool = False
+    every_model: bool = False
+
+    def version(self, version: Version | None) -> bool:
+        """Whether a run may work with the version."""
+        if self.every_date or version in self.versions:
+            return True
+        return version is not None and version[0] in self.dates
+
+    def date_of(self, group: Group) -> bool:
+        """Whether an unreadable run may work with the snapshot or the gate's result."""
+        named = group.name.partition("/")[0].removeprefix("as_of=")
+        return self.every_date or named in {day.isoformat() for day in self.dates}
 
 
 def lying(workspace: Workspace) -> Lying:
@@ -83,24 +106,56 @@ def lying(workspace: Workspace) -> Lying:
     )
 
 
-def in_use(workspace: Workspace, runs: Iterable[Group], since: dt.datetime) -> InUse:
-    """What the runs that wrote anything after `since` planned, extracted and scored."""
-    versions, uris = set[Version](), set[str]()
+def in_use(
+    workspace: Workspace, runs: Iterable[Group], since: dt.datetime, unreadable: Unreadable
+) -> InUse:
+    """What the runs that wrote anything after `since` planned, extracted and scored.
+
+    `unreadable` is told of a record that cannot be read.
+    """
+    found = InUse(frozenset(), frozenset())
     for group in runs:
         if group.modified_at < since:
             continue
-        records = read_records(workspace, group.name)
-        run, snapshot, gate = records.run, records.snapshot, records.gate
-        if run is not None:
-            uris.add(run.model.uri)
-        if snapshot is not None:
-            uris.add(snapshot.uri)
-        if gate is not None and gate.quarantine_uri is not None:
-            uris.add(gate.quarantine_uri)
-        if run is not None and snapshot is not None:
-            version = version_id(snapshot.digest, run.model.digest, run.config_digest)
-            versions.add((run.partition.as_of, version))
-    return InUse(frozenset(versions), frozenset(uris))
+        try:
+            found = _with(found, read_records(workspace, group.name))
+        except CorruptData as error:
+            unreadable(error)
+            found = _with_unreadable(found, workspace, group.name)
+    return found
+
+
+def _with(found: InUse, records: RunRecords) -> InUse:
+    run, snapshot, gate = records.run, records.snapshot, records.gate
+    versions, uris = set[Version](), set[str]()
+    if run is not None:
+        uris.add(run.model.uri)
+    if snapshot is not None:
+        uris.add(snapshot.uri)
+    if gate is not None and gate.quarantine_uri is not None:
+        uris.add(gate.quarantine_uri)
+    if run is not None and snapshot is not None:
+        version = version_id(snapshot.digest, run.model.digest, run.config_digest)
+        versions.add((run.partition.as_of, version))
+    return replace(found, versions=found.versions | versions, uris=found.uris | uris)
+
+
+def _with_unreadable(found: InUse, workspace: Workspace, run_id: str) -> InUse:
+    """With all that the run may work with, as far as its other records narrow it down."""
+    try:
+        run = load(Run, storage.join(workspace.run(run_id), "run.json"), PLANNED)
+    except (CorruptData, FileNotFoundError):
+        pass
+    else:
+        uris = found.uris | {run.model.uri}
+        return replace(found, dates=found.dates | {run.partition.as_of}, uris=uris)
+    # The record of the step may be of an attempt with another model, but not of another date.
+    try:
+        planned = step_record(workspace, run_id, "plan")
+        run = Run.model_validate(planned.result if planned is not None else None)
+    except (CorruptData, ValidationError):
+        return replace(found, every_date=True, every_model=True)
+    return replace(found, dates=found.dates | {run.partition.as_of}, every_model=True)
 
 
 def _snapshots(workspace: Workspace) -> list[Group]:

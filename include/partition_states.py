@@ -19,8 +19,9 @@ from include.models.registry import RegisteredModel
 from include.partition import Partition
 from include.past_runs import READERS, PastRun
 from include.pipeline import Pipeline, planned_pipeline
-from include.reports.records import STEPS, RunRecords, read_records
+from include.reports.records import PLANNED, STEPS, RunRecords, read_records
 from include.run import Rescore, Run, Value
+from include.stored import load
 from include.stores import Decision, Store, VersionManifest
 from include.workspace import Workspace
 
@@ -249,8 +250,7 @@ def _pipeline_of(workspace: Workspace, manifest: VersionManifest) -> Pipeline | 
     """The pipeline as the version was made by it, where the record of its run still says."""
     uri = storage.join(workspace.run(manifest.run_id), "run.json")
     try:
-        run = Run.model_validate_json(storage.read(uri))
-        before = planned_pipeline(run)
+        before = planned_pipeline(load(Run, uri, PLANNED))
     except (FileNotFoundError, CorruptData):  # all that is lost is which part changed
         return None
     return before if before.digest == manifest.config_digest else None

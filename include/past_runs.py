@@ -12,8 +12,9 @@ from include import storage
 from include.config import PipelineConfig
 from include.errors import PermanentError
 from include.partition import Partition, partition_for
-from include.reports.records import RunRecords, read_records
+from include.reports.records import PLANNED, RunRecords, read_records
 from include.run import Request, Run
+from include.stored import load
 from include.workspace import Workspace
 
 # The records are small files: reading them waits for the storage, not for the processor.
@@ -72,11 +73,12 @@ def _past_run(
 ) -> PastRun | None:
     folder, ended = workspace.run(run_id), "steps/report.json" in files.names
     if "run.json" in files.names:
-        run = Run.model_validate_json(storage.read(storage.join(folder, "run.json")))
+        run = load(Run, storage.join(folder, "run.json"), PLANNED)
         return PastRun(run_id, run.partition, run.planned_at, ended)
     if files.requested_at is None:
         return None  # its request was refused before it named a partition
-    request = Request.model_validate_json(storage.read(storage.join(folder, "request.json")))
+    asked = storage.join(folder, "request.json")
+    request = load(Request, asked, "the record of what was asked for")
     rule = config.partition
     try:
         partition = partition_for(

@@ -4,6 +4,11 @@ Never deleted: a current version; a version inside the rollback window, among th
 partition or held for a person; what a run of the last `crashed_hours` works with. The snapshot and
 the quarantine of a kept version stay for `snapshot_days`, so that its rows can be scored again.
 
+What a person decided stays: of a version that was rejected the question and the answers outlive its
+files, and a run that makes it again meets them.
+
+A record of a run that cannot be read deletes nothing: what the run may need stays.
+
 Whatever is deleted goes name first: a version's or a snapshot's manifest and a model's marker go
 before the files that they name. What a killed deletion leaves has no name, and goes the next time.
 """
@@ -11,6 +16,7 @@ before the files that they name. What a killed deletion leaves has no name, and 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +25,17 @@ from typing import Literal
 from urllib.parse import unquote
 
 from include import storage
-from include.approvals import Held, standing_of
+from include.approvals import Held, Standing, is_of_question, standing_of
 from include.config import Retention
-from include.leftovers import READERS, Group, Lying, Version, in_use, lying
+from include.errors import CorruptData
+from include.leftovers import READERS, Group, InUse, Lying, Unreadable, Version, in_use, lying
+from include.reports.records import PLANNED
 from include.run import Run, Value
 from include.stored import load
 from include.stores import Store, Stored, VersionManifest
 from include.workspace import SHORT, Workspace
+
+log = logging.getLogger("daybreak")
 
 Kind = Literal[
     "version", "scores", "drift", "snapshot", "gate", "model", "run", "config", "unfinished"
@@ -73,53 +83,79 @@ class _Times:
         )
 
 
+def told(error: CorruptData) -> None:
+    """Say in the log what could not be read."""
+    log.warning("what it may be needed for stays: %s", error)
+
+
 def plan_expiry(
-    workspace: Workspace, store: Store, rules: Retention, now: dt.datetime
+    workspace: Workspace,
+    store: Store,
+    rules: Retention,
+    now: dt.datetime,
+    unreadable: Unreadable = told,
 ) -> list[Deletion]:
-    """All that may go at `now`, in the order in which it has to go. Deletes nothing."""
+    """All that may go at `now`, in the order in which it has to go. Deletes nothing.
+
+    `unreadable` is told of each record of a run that cannot be read, maybe more than once.
+    """
     times, found, stored = _Times.of(rules, now), lying(workspace), store.stored()
-    busy = in_use(workspace, found.runs, times.crashed)
-    questions = [_question(workspace, group, now) for group in found.scores]
-    waiting = [asked for asked in questions if asked is not None]
-    held = {(asked.as_of, asked.version) for asked in waiting}
+    busy = in_use(workspace, found.runs, times.crashed, unreadable)
+    asked = [one for group in found.scores if (one := _asked(workspace, group)) is not None]
+    waiting = [one.held for one in asked if one.held is not None and one.state(now) == "waiting"]
+    rejected = [one for one in asked if one.rejection is not None]
+    held = {(each.as_of, each.version) for each in waiting}
     victims = {
         (one.as_of, one.version): (one, reason)
         for one, reason in _old_versions(stored, rules, times)
-        if one.deleting or (one.as_of, one.version) not in held | busy.versions
+        if one.deleting
+        or not ((one.as_of, one.version) in held or busy.version((one.as_of, one.version)))
     }
     stays = [one for one in stored if (one.as_of, one.version) not in victims]
-    alive = {*((one.as_of, one.version) for one in stays), *held, *busy.versions}
+    alive = {*((one.as_of, one.version) for one in stays), *held}
     manifests = [m for one in stays if (m := store.manifest(one.as_of, one.version)) is not None]
     runs = list(_runs(found.runs, manifests, waiting, times))
     return [
         *(_version(one, reason) for one, reason in victims.values()),
-        *_of_versions("scores", found.scores, store, alive, victims.keys(), times),
-        *_of_versions("drift", found.drift, store, alive, victims.keys(), times),
-        *_features(found, manifests, busy.uris, times),
-        *_models(found.models, manifests, busy.uris, times),
+        *_of_versions(
+            "scores", _undecided(found.scores, rejected), store, alive, busy, victims.keys(), times
+        ),
+        *_of_versions("drift", found.drift, store, alive, busy, victims.keys(), times),
+        *_features(found, manifests, busy, times),
+        *_models(found.models, manifests, busy, times),
         *runs,
-        *_configs(found, {each.name for each in runs}, waiting, times),
+        *_configs(
+            found,
+            {each.name for each in runs},
+            [*waiting, *(one.held for one in rejected if one.held is not None)],
+            times,
+            unreadable,
+        ),
         *_unfinished(workspace, times),
     ]
 
 
 def expire(
-    workspace: Workspace, store: Store, rules: Retention, now: dt.datetime
+    workspace: Workspace,
+    store: Store,
+    rules: Retention,
+    now: dt.datetime,
+    unreadable: Unreadable = told,
 ) -> list[Deletion]:
     """Delete what may go, and keep the table's log small; what was deleted.
 
     Versions go first. The rest is planned again after them, since a version that became current
-    meanwhile stays and keeps what it needs.
+    meanwhile stays and keeps what it needs. `unreadable` as for `plan_expiry`.
     """
     by_reason: dict[str, list[Deletion]] = defaultdict(list)
-    for each in plan_expiry(workspace, store, rules, now):
+    for each in plan_expiry(workspace, store, rules, now, unreadable):
         if each.as_of is not None:
             by_reason[each.reason].append(each)
     deleted = []
     for reason, those in by_reason.items():
         names = {(each.as_of, each.name): each for each in those if each.as_of is not None}
         deleted += [names[name] for name in store.delete(list(names), reason, now)]
-    for each in plan_expiry(workspace, store, rules, now):
+    for each in plan_expiry(workspace, store, rules, now, unreadable):
         if each.as_of is None:
             storage.delete(list(each.uris))
             deleted.append(each)
@@ -127,12 +163,22 @@ def expire(
     return deleted
 
 
-def _question(workspace: Workspace, group: Group, now: dt.datetime) -> Held | None:
-    """The question for a person, where a version waits for the answer."""
-    if group.version is None or not group.has("held.json"):
+def _asked(workspace: Workspace, group: Group) -> Standing | None:
+    """What a person was asked about a version, and answered; None where nobody was asked."""
+    if group.version is None or not any(is_of_question(entry.uri) for entry in group.files):
         return None
-    standing = standing_of(workspace, *group.version)
-    return standing.held if standing.state(now) == "waiting" else None
+    return standing_of(workspace, *group.version)
+
+
+def _undecided(groups: Iterable[Group], rejected: Iterable[Standing]) -> Iterator[Group]:
+    """The groups without what a person decided; it is small, a question and its answers."""
+    versions = {(one.as_of, one.version) for one in rejected}
+    for group in groups:
+        if group.version in versions:
+            kept = [entry.uri for entry in group.files if is_of_question(entry.uri)]
+            group = group.without(kept)
+        if group.files:
+            yield group
 
 
 def _old_versions(
@@ -175,6 +221,7 @@ def _of_versions(
     groups: Iterable[Group],
     store: Store,
     alive: Collection[Version | None],
+    busy: InUse,
     victims: Iterable[Version],
     times: _Times,
 ) -> Iterator[Deletion]:
@@ -182,7 +229,7 @@ def _of_versions(
     deleted: dict[dt.date, dict[str, dt.datetime]] = {}
     going = set(victims)
     for group in groups:
-        if group.version is None or group.version in alive:
+        if group.version is None or group.version in alive or busy.version(group.version):
             continue
         as_of, version = group.version
         if as_of not in deleted:
@@ -195,15 +242,17 @@ def _of_versions(
 
 
 def _features(
-    found: Lying, manifests: list[VersionManifest], busy: frozenset[str], times: _Times
+    found: Lying, manifests: list[VersionManifest], busy: InUse, times: _Times
 ) -> Iterator[Deletion]:
     """Snapshots, and the gates' results and quarantined rows that belong to them."""
     known = {manifest.snapshot_uri for manifest in manifests}
     young = [manifest for manifest in manifests if manifest.scored_at >= times.snapshot]
-    kept = {manifest.snapshot_uri for manifest in young} | busy
+    kept = {manifest.snapshot_uri for manifest in young} | busy.uris
     stays = set()
     for group in found.snapshots:
-        if not group.named and group.modified_at < times.crashed:
+        if busy.date_of(group):
+            stays.add(group.uri)
+        elif not group.named and group.modified_at < times.crashed:
             yield _deletion("snapshot", group, "parts that no manifest names")
         elif group.named and group.uri in known - kept:
             yield _deletion("snapshot", group, "its versions are older than snapshot_days")
@@ -211,24 +260,30 @@ def _features(
             yield _deletion("snapshot", group, "no kept version was made from it")
         else:
             stays.add(group.uri)
-    quarantines = {manifest.quarantine_uri for manifest in young} | busy
+    quarantines = {manifest.quarantine_uri for manifest in young} | busy.uris
     digests = {uri.rpartition("/")[2].removesuffix(".json") for uri in stays}
     for group in found.gates:
         digest = group.name.rpartition("/")[2].partition("-")[0]
         needed = digest in digests or f"{group.uri}.parquet" in quarantines
-        if not needed and group.modified_at < times.crashed:
+        if not needed and not busy.date_of(group) and group.modified_at < times.crashed:
             yield _deletion("gate", group, "of a snapshot that is deleted")
 
 
 def _models(
     groups: Iterable[Group],
     manifests: list[VersionManifest],
-    busy: frozenset[str],
+    busy: InUse,
     times: _Times,
 ) -> Iterator[Deletion]:
+    if busy.every_model:
+        return
     kept = {manifest.model_digest[:SHORT] for manifest in manifests}
     for group in groups:
-        if group.name not in kept and group.uri not in busy and group.modified_at < times.unneeded:
+        if (
+            group.name not in kept
+            and group.uri not in busy.uris
+            and group.modified_at < times.unneeded
+        ):
             yield _deletion("model", group, "no kept version was scored with it")
 
 
@@ -245,26 +300,42 @@ def _runs(
 
 
 def _configs(
-    found: Lying, going: Collection[str], waiting: Iterable[Held], times: _Times
+    found: Lying,
+    going: Collection[str],
+    asked: Iterable[Held],
+    times: _Times,
+    unreadable: Unreadable,
 ) -> Iterator[Deletion]:
-    """Pipeline folders as they were planned, which the records of runs name."""
+    """Pipeline folders as they were planned, which the records of runs name.
+
+    `asked` are the questions that somebody may still answer, or take the answer back.
+    """
     old = [group for group in found.configs if group.modified_at < times.crashed]
     if not old:
         return
     with ThreadPoolExecutor(READERS) as readers:
-        runs = readers.map(_planned, (group for group in found.runs if group.name not in going))
-        named = {run.pipeline_uri for run in runs if run is not None}
-    named |= {asked.run.pipeline_uri for asked in waiting}
+        runs = list(
+            readers.map(_planned, (group for group in found.runs if group.name not in going))
+        )
+    errors = [run for run in runs if isinstance(run, CorruptData)]
+    for error in errors:
+        unreadable(error)
+    if errors:  # any of them may be the one that it names
+        return
+    named = {run.pipeline_uri for run in runs if isinstance(run, Run)}
+    named |= {each.run.pipeline_uri for each in asked}
     for group in old:
         if group.uri not in named:
             yield _deletion("config", group, "no kept run was planned with it")
 
 
-def _planned(group: Group) -> Run | None:
+def _planned(group: Group) -> Run | CorruptData | None:
     try:
-        return load(Run, storage.join(group.uri, "run.json"), "the record of a planned run")
+        return load(Run, storage.join(group.uri, "run.json"), PLANNED)
     except FileNotFoundError:  # it failed before it was planned
         return None
+    except CorruptData as error:
+        return error
 
 
 def _unfinished(workspace: Workspace, times: _Times) -> Iterator[Deletion]:

@@ -218,9 +218,13 @@ def _case(pipeline: str, day: dt.date, version: str | None, now: dt.datetime, ve
 def _require_publishable(case: _Case) -> None:
     """Raise unless the version is still what would be published, and its files what was scored."""
     held, has = case.held, case.current.version if case.current is not None else None
-    if has != held.replaces:
+    # The question may be asked anew, of other readers, in the moment in which somebody answers it.
+    given = case.on_record
+    approved = given is not None and given.verdict == "approved"
+    had = given.replaces if given is not None and approved else held.replaces
+    if has != had:
         raise PermanentError(
-            f"version {held.version} was held while readers had {held.replaces or 'nothing'} of "
+            f"version {held.version} was held while readers had {had or 'nothing'} of "
             f"{held.as_of}, and they have {has or 'nothing'} now: it is not the next one any more",
             do="run the partition again, which compares it with what readers have now",
         )
@@ -234,9 +238,10 @@ def _require_publishable(case: _Case) -> None:
 def _manifest(case: _Case) -> VersionManifest:
     manifest = case.store.manifest(case.held.as_of, case.held.version)
     if manifest is None:
-        raise PermanentError(
-            f"version {case.held.version} is not stored any more", do="run the partition again"
-        )
+        again = "run the partition again, which makes it anew"
+        if case.standing.rejection is not None:
+            again += " and leaves it rejected; then give this command once more"
+        raise PermanentError(f"version {case.held.version} is not stored any more", do=again)
     return manifest
 
 

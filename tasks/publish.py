@@ -111,16 +111,22 @@ def _cleared(
     audited: Audited,
     current: Version | None,
 ) -> Decision | None:
-    """The approval of a version that needed one; raises HeldForApproval, after the question."""
+    """The approval of a version that needed one; raises HeldForApproval, after the question.
+
+    An approval is one of replacing what readers had then: where they have another version since,
+    it is asked again.
+    """
     workspace, now = Workspace(run.workspace, run.pipeline), dt.datetime.now(dt.UTC)
     try:
         require(audited, manifest)
     except HeldForApproval as error:
         standing = standing_of(workspace, manifest.as_of, manifest.version)
-        if standing.state(now) == "approved":
-            return standing.answers[-1].decision
+        replaces = current.version if current is not None else None
+        given = standing.approval_to_replace(replaces, now)
+        if given is not None:
+            return given.decision
         assert audited.shift is not None
-        rules = config.predictions.audit
+        rules, again = config.predictions.audit, standing.why_again(replaces)
         held = approvals.ask(
             workspace,
             Held(
@@ -130,13 +136,14 @@ def _cleared(
                 run=run,
                 held_at=now,
                 until=now + dt.timedelta(hours=rules.approval_hours),
-                replaces=current.version if current is not None else None,
+                replaces=replaces,
                 shift=audited.shift,
-                message=error.found,
+                message="; ".join(filter(None, (error.found, again))),
                 checks=audited.checks,
+                again=again,
             ),
         )
-        raise HeldForApproval(error.found, do=held.how_to_answer()) from None
+        raise HeldForApproval(held.message, do=held.how_to_answer()) from None
     return None
 
 

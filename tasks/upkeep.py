@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 
-from include.errors import DaybreakError
+from include.errors import CorruptData, DaybreakError
 from include.pipeline import load_named
 from include.retention import Deletion, expire, plan_expiry
 from include.run import Value
@@ -20,7 +20,10 @@ log = logging.getLogger("daybreak")
 
 
 class Upkept(Value):
-    """What was deleted, or what would be; `counts` by kind, `bytes` in all."""
+    """What was deleted, or what would be; `counts` by kind, `bytes` in all.
+
+    `unreadable` names each record of a run that could not be read: what the run may need stays.
+    """
 
     pipeline: str
     dry_run: bool
@@ -28,6 +31,7 @@ class Upkept(Value):
     files: int
     bytes: int
     seconds: float
+    unreadable: tuple[str, ...] = ()
 
 
 def upkeep(pipeline: str, now: dt.datetime, *, dry_run: bool = False) -> Upkept:
@@ -44,18 +48,28 @@ def upkeep_of(
     config = load_named(where.pipelines, pipeline).config
     workspace = Workspace(where.workspace, pipeline)
     store = open_store(config.predictions, workspace.predictions())
+    unreadable: dict[str, CorruptData] = {}
     try:
         act = plan_expiry if dry_run else expire
-        deletions = act(workspace, store, config.retention, now)
+        deletions = act(
+            workspace,
+            store,
+            config.retention,
+            now,
+            lambda error: unreadable.update({error.where: error}),
+        )
     except DaybreakError as error:
         raise error.located(pipeline) from None
+    for each in unreadable.values():
+        log.warning("what it may be needed for stays: %s", each.located(pipeline))
     result = Upkept(
         pipeline=pipeline,
         dry_run=dry_run,
-        counts=dict(Counter(each.kind for each in deletions)),
-        files=sum(each.files for each in deletions),
-        bytes=sum(each.bytes for each in deletions),
+        counts=dict(Counter(one.kind for one in deletions)),
+        files=sum(one.files for one in deletions),
+        bytes=sum(one.bytes for one in deletions),
         seconds=round(time.monotonic() - started, 3),
+        unreadable=tuple(str(each) for each in unreadable.values()),
     )
     log.info(json.dumps({"step": "upkeep", **result.model_dump(mode="json")}))
     return result, deletions

@@ -24,6 +24,7 @@ from include.run import Invocation, Value
 from include.stores import Store, open_store
 from include.workspace import Workspace
 from tasks.approval import approve, reject, settle
+from tasks.upkeep import upkeep
 from tests.world import FIRST_DAY, NAME, ROWS, World, copy_world
 
 NOW = dt.datetime.now(dt.UTC)
@@ -186,6 +187,38 @@ def test_a_rejected_version_stays_out_whatever_is_repeated(held: Held) -> None:
         ("rejected", "ann"),
         ("approved", "cid"),
     ]
+
+
+def test_a_rejection_outlives_the_files_of_what_was_rejected(tiny: World) -> None:
+    tiny.configure({"drift": {"trailing": 0}})
+    assert run(FIRST).report.state == "published"  # type: ignore[union-attr]
+    tiny.execute(f"UPDATE accounts SET visits = 0 WHERE event_date > '{FIRST}'")
+    day = FIRST + dt.timedelta(days=1)
+    held = Held(tiny, day, run(day))
+    reject(NAME, day, None, "ann", "no visits", NOW)
+    for days in (3, 30, 500):  # the records of the run are gone in the end, too
+        upkeep(NAME, NOW + dt.timedelta(days=days))
+    assert list(storage.entries(held.store.parts_uri(day, held.version))) == []
+    left = {entry.uri.rpartition("/")[2] for entry in
+            storage.entries(held.workspace.scores(day, held.version))}  # fmt: skip
+    assert left == {"held.json", "answer-0001.json"}
+    assert upkeep(NAME, NOW + dt.timedelta(days=500)).counts == {}
+    listed = json.loads(command("versions", NAME, "--date", str(day), "--json").stdout)
+    assert [(each["version"], each["state"]) for each in listed["held"]] == [
+        (held.version, "rejected")
+    ]
+    assert "rejected by ann" in listed["held"][0]["note"] and listed["deleted"] == []
+    gone = command("approve", NAME, "--date", str(day), "--overrule")
+    assert gone.exit_code == 1 and "is not stored any more" in gone.stderr
+    # Neither is it asked again nor, since readers got used to such scores, published unasked.
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 100.0}}})
+    again = run(day)
+    assert again.failed_step == "publish" and isinstance(again.error, Rejected), again.error
+    assert "rejected by ann" in str(again.error) and "no visits" in str(again.error)
+    assert (held.current, held.state()) == (None, "rejected")
+    over = command("approve", NAME, "--date", str(day), "--by", "cid", "--overrule")
+    assert over.exit_code == 0, over.output
+    assert held.current == held.version
 
 
 def test_without_an_answer_in_time_it_counts_as_rejected_and_the_next_run_asks_anew(

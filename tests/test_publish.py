@@ -10,8 +10,9 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import pytest
 
-from include import storage
-from include.approvals import Held, held_uri
+from include import approvals, storage
+from include.approval_page import question
+from include.approvals import Answer, Held, held_uri, standing_of
 from include.audit import AuditFailed, HeldForApproval
 from include.config import Predictions
 from include.errors import CorruptData, PermanentError
@@ -175,6 +176,73 @@ def test_a_shift_against_the_same_dates_version_is_held(
     assert accepted.scored.reused_parts == accepted.scored.parts
     assert accepted.publish().replaced == first.version
     assert not storage.exists(uri)
+
+
+def approve_without_publishing(tiny: World, version: str) -> None:
+    """An approval whose process was killed right after it was on record."""
+    held = standing_of(Workspace(tiny.workspace, tiny.name), tiny.day, version).held
+    assert held is not None
+    given = Answer(verdict="approved", by="ann", at=held.held_at, reason="a strike")
+    approvals.answer(Workspace(tiny.workspace, tiny.name), held, given)
+
+
+def test_a_run_that_is_repeated_after_the_approval_publishes_and_asks_nobody_again(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
+    first = prepare().publish()
+    rewrite(tiny, POORER)
+    shifted = prepare(run="shifted")
+    with pytest.raises(HeldForApproval):
+        shifted.publish()
+    approve_without_publishing(tiny, shifted.scored.version)
+    assert shifted.publish().replaced == first.version
+    approval = store.versions(tiny.day)[-1].approval
+    assert approval is not None and (approval.by, approval.reason) == ("ann", "a strike")
+    # Killed after the commit, it finds itself there.
+    assert shifted.publish().outcome == "unchanged"
+
+
+def test_an_approval_is_for_what_readers_had_and_is_asked_again_once_they_have_another_version(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
+    first, sql = prepare().publish(), planned_pipeline(prepare().run).sql
+    rewrite(tiny, POORER)
+    shifted = prepare(run="shifted")
+    version = shifted.scored.version
+    with pytest.raises(HeldForApproval):
+        shifted.publish()
+    approve_without_publishing(tiny, version)
+    rewrite(tiny, RICHER)
+    other = prepare(run="other").publish()
+    assert (other.outcome, other.replaced) == ("published", first.version)
+    rewrite(tiny, POORER)
+    for attempt in ("again", "once more"):
+        with pytest.raises(HeldForApproval) as error:
+            prepare(run=attempt).publish()
+        message = str(error.value)
+        assert f"from version {other.version} of {tiny.day}" in message
+        assert "approved by ann at" in message and "a strike" in message
+        assert f"to replace {first.version}; readers have {other.version} now" in message
+    current = store.current(tiny.day)
+    assert current is not None and current.version == other.version
+    workspace = Workspace(tiny.workspace, tiny.name)
+    standing = standing_of(workspace, tiny.day, version)
+    assert standing.held is not None
+    assert (standing.held.question, standing.held.replaces) == (2, other.version)
+    assert "approved by ann" in question(standing.held, None, None)
+    # And so with what was published by an approval, and is made again after another version.
+    approve_without_publishing(tiny, version)
+    assert prepare(run="approved").publish().replaced == other.version
+    rewrite(tiny, sql)
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 100.0}}})
+    last = prepare(run="back").publish()
+    assert last.version == first.version
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
+    rewrite(tiny, POORER)
+    with pytest.raises(HeldForApproval, match=f"to replace {other.version}; readers have"):
+        prepare(run="last").publish()
 
 
 def test_the_first_version_of_a_date_is_compared_with_the_latest_date_before_it(
@@ -351,3 +419,21 @@ def test_a_version_that_was_deleted_and_made_again_has_files_of_its_own(
     assert again.scored.version == first.scored.version
     again.publish()
     assert not before.keys() & _stands(store, tiny.day).keys()
+
+
+def test_a_run_whose_version_was_deleted_since_it_began_is_refused_and_published_by_the_next(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    slow = prepare(run="slow")
+    parts = {part.uri: storage.read(part.uri) for part in receipts(load_job(slow.scored.uri))}
+    left = [(tiny.day, slow.scored.version)]
+    assert store.delete(left, "scored and never staged", dt.datetime.now(dt.UTC)) == left
+    for uri, content in parts.items():  # it writes its last ones after the deletion
+        storage.write(uri, content)
+    with pytest.raises(PermanentError, match="was deleted after run cli-slow had begun"):
+        slow.publish()
+    again = prepare(run="again")
+    assert again.scored.version == slow.scored.version
+    assert again.publish().outcome == "published"
+    storage.delete(list(parts))  # the deletion goes on
+    assert store.read(tiny.day).num_rows == again.scored.scored

@@ -28,7 +28,7 @@ from include.score_shift import Shift
 from include.stores import Decision, Store, VersionManifest, open_store
 from include.workspace import SHORT, Workspace
 from tests import processes
-from tests.staged_versions import DAY, rows_of, write_version
+from tests.staged_versions import DAY, rows_of, stage, write_version
 
 NAME = "shop"
 RULES = Retention(versions=2, rollback_days=30, snapshot_days=365, crashed_hours=48, run_days=400)
@@ -98,7 +98,7 @@ class Shop:
 
     def publish(self, version: str, as_of: dt.date = DAY, model: str = "m") -> VersionManifest:
         manifest = self.scored(version, as_of, model)
-        self.store.stage(manifest)
+        stage(self.store, manifest)
         self.store.commit(manifest, now())
         return manifest
 
@@ -476,7 +476,7 @@ class History(RuleBasedStateMachine):
     @rule(version=VERSIONS, as_of=DATES)
     def crash_before_the_commit(self, version: str, as_of: dt.date) -> None:
         if version not in {one.version for one in self.shop.store.versions(as_of)}:
-            self.shop.store.stage(self.shop.scored(version, as_of))
+            stage(self.shop.store, self.shop.scored(version, as_of))
 
     @rule(days=st.sampled_from([0.0, 3.0, 40.0]), keep=st.integers(1, 3))
     def expire(self, days: float, keep: int) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 import daybreak
 from daybreak.cli import app
+from daybreak.rollback import plan_model_rollback, plan_rollback
 from daybreak.run import new_request, run_steps
 from daybreak.versions import table_of
 from include import approvals, storage
@@ -25,7 +26,9 @@ from include.config import Retention
 from include.errors import CorruptData
 from include.retention import expire
 from include.settings import PROJECT
+from include.stores import Decision
 from include.workspace import Workspace
+from tests.staged_versions import rows_of, write_version
 from tests.world import World, copy_world
 
 DAY = World.day
@@ -342,7 +345,7 @@ def test_a_damaged_record_is_named_by_whoever_reads_it(
         (
             f"{workspace.predictions()}/_daybreak/expired/as_of={DAY}/v0.json",
             "the record of a deletion",
-            upkeep,
+            listing,
         ),
         (approvals.held_uri(workspace, DAY, versions[0]), "the question about a held", upkeep),
         (approvals.answer_uri(workspace, DAY, versions[0], 1), "the answer about a held", listing),
@@ -443,6 +446,38 @@ def test_rolling_back_again_goes_further_back_and_not_forth(
     found = as_json("rollback", "tiny", "--date", str(DAY), code=1)
     assert found["partitions"][0]["state"] == "no other version"
     assert current(DAY) == versions[0]
+
+
+def test_a_rollback_goes_to_what_readers_had_before_whatever_was_begun_first(tiny: World) -> None:
+    """A version that was begun, crashed and was finished after another one is the newer of both."""
+    table = table_of("tiny")
+    begun = dt.datetime(2026, 3, 2, 4, tzinfo=dt.UTC)
+
+    def publish_one(version: str, minutes: int) -> None:
+        rows = rows_of(6, label=version)
+        manifest = write_version(table.store, version, rows, as_of=DAY)
+        manifest = manifest.model_copy(
+            update={"scored_at": begun + dt.timedelta(minutes=minutes), "model_version": version}
+        )
+        table.store.stage(manifest)
+        table.store.commit(manifest, dt.datetime.now(dt.UTC))
+
+    def target() -> str | None:
+        (move,) = plan_rollback(table, DAY, None)
+        return move.target.version if move.target else None
+
+    publish_one("vquick", 60)
+    publish_one("vcrashed", 0)
+    assert target() == "vquick"
+    publish_one("vlast", 90)
+    assert target() == "vcrashed"
+    (move,) = plan_model_rollback(table, None, None, "vlast")
+    assert move.target is not None and move.target.version == "vcrashed"
+    # What was current again by a person's decision is what a later run took the place of.
+    decision = Decision(by="anna", at=dt.datetime.now(dt.UTC), reason="")
+    table.store.rollback(DAY, "vquick", decision, replacing="vlast")
+    publish_one("vnew", 120)
+    assert target() == "vquick"
 
 
 def test_all_partitions_of_a_model_version_go_back_and_those_that_cannot_are_named(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from include import storage
+from include.errors import CorruptData
 from include.run import (
     DriftResult,
     GateResult,
@@ -18,12 +21,14 @@ from include.run import (
     Value,
 )
 from include.scoring import version_id
+from include.stored import load
 from include.workspace import Workspace
 
 STEPS = ("plan", "extract", "gate", "score", "publish", "drift")
 # The error of publish's record where a person has to look first; include/audit.py has the class,
 # and numpy with it.
 HELD = "HeldForApproval"
+PLANNED = "the record of a planned run"
 # Publish and drift both stand on score, and neither on the other.
 _BEFORE = {step: STEPS[:index] for index, step in enumerate(STEPS)} | {"drift": STEPS[:4]}
 
@@ -35,12 +40,13 @@ class RunRecords:
     """The records of one run.
 
     A step that stands behind a failed one has at most a record of an earlier attempt: it is among
-    `records`, and its result counts for nothing.
+    `records`, and its result counts for nothing. `folder` is where all of it lies.
     """
 
     request: Request | None
     run: Run | None
     records: dict[str, StepRecord] = field(default_factory=dict)
+    folder: str = ""
 
     def failed(self, step: str) -> bool:
         record = self.records.get(step)
@@ -57,11 +63,22 @@ class RunRecords:
         return step in self.records and any(self.failed(before) for before in _BEFORE[step])
 
     def result(self, step: str, kind: type[Result]) -> Result | None:
-        """What the step returned, or had stored before it failed."""
+        """What the step returned, or had stored before it failed.
+
+        Raises CorruptData where that is no such value.
+        """
         record = self.records.get(step)
         if record is None or record.result is None or self.outdated(step):
             return None
-        return kind.model_validate(record.result)
+        try:
+            return kind.model_validate(record.result)
+        except ValidationError as error:
+            raise CorruptData(
+                f"the record of the step {step} holds another result than the step's: "
+                f"{error.errors()[0]['msg']}",
+                where=storage.join(self.folder, "steps", f"{step}.json"),
+                do="restore it from a backup, or delete it and run the partition again",
+            ) from None
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -102,18 +119,28 @@ _Versioned = TypeVar("_Versioned", Scored, Published)
 
 
 def read_records(workspace: Workspace, run_id: str) -> RunRecords:
-    """Everything in the run's folder that the report is made from."""
+    """Everything in the run's folder that the report is made from.
+
+    Raises CorruptData, which names the file, where one of them holds other bytes.
+    """
     folder = workspace.run(run_id)
-    records = {step: _read(workspace.step(run_id, step), StepRecord) for step in STEPS}
+    records = {step: step_record(workspace, run_id, step) for step in STEPS}
+    request = storage.join(folder, "request.json")
     return RunRecords(
-        request=_read(storage.join(folder, "request.json"), Request),
-        run=_read(storage.join(folder, "run.json"), Run),
+        request=_read(request, Request, "the record of what was asked for"),
+        run=_read(storage.join(folder, "run.json"), Run, PLANNED),
         records={step: record for step, record in records.items() if record is not None},
+        folder=folder,
     )
 
 
-def _read(uri: str, kind: type[Result]) -> Result | None:
+def step_record(workspace: Workspace, run_id: str, step: str) -> StepRecord | None:
+    """The record of one step of a run; None where the step has left none."""
+    return _read(workspace.step(run_id, step), StepRecord, f"the record of the step {step}")
+
+
+def _read(uri: str, kind: type[Result], what: str) -> Result | None:
     try:
-        return kind.model_validate_json(storage.read(uri))
+        return load(kind, uri, what)
     except FileNotFoundError:
         return None
