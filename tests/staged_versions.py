@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from include import storage
 from include.partition import Partition
 from include.run import Column, Part, Receipt, SnapshotManifest
-from include.stores import Store, VersionManifest
+from include.stores import Store, Unclaimed, VersionManifest, rule
 
 DAY = dt.date(2026, 3, 1)
 PLANNED_AT = dt.datetime(2026, 3, 2, 4, tzinfo=dt.UTC)
@@ -45,9 +45,18 @@ def rows_of(
 
 
 def write_version(
-    store: Store, version: str, rows: pa.Table, *, as_of: dt.date = DAY, parts: int = 3
+    store: Store,
+    version: str,
+    rows: pa.Table,
+    *,
+    as_of: dt.date = DAY,
+    parts: int = 3,
+    name: str = "",
 ) -> VersionManifest:
-    """Write `rows` as a version's parts, as an engine does; nothing is staged yet."""
+    """Write `rows` as a version's parts, as an engine does; nothing is staged yet.
+
+    `name` is what is in the names of the parts beside their number.
+    """
     step = -(-rows.num_rows // parts)
     receipts = []
     for index in range(parts):
@@ -55,7 +64,7 @@ def write_version(
         sink = pa.BufferOutputStream()
         pq.write_table(piece, sink, compression="zstd")
         content = sink.getvalue().to_pybytes()
-        uri = storage.join(store.parts_uri(as_of, version), f"part-{index:05d}.parquet")
+        uri = storage.join(store.parts_uri(as_of, version), f"part-{index:05d}{name}.parquet")
         storage.write(uri, content)
         receipts.append(
             Receipt(
@@ -103,8 +112,18 @@ def staged(
     """A staged version whose run_id is its own, so that readers can tell mixed rows."""
     rows = rows_of(count, label=f"run-of-{version}", extra=extra)
     manifest = write_version(store, version, rows, as_of=as_of, parts=parts)
-    store.stage(manifest)
+    stage(store, manifest)
     return manifest
+
+
+def stage(store: Store, manifest: VersionManifest) -> None:
+    """Stage a version, claimed anew where it was deleted before."""
+    try:
+        store.stage(manifest)
+    except Unclaimed:
+        claim = rule.claim_of(manifest)
+        assert store.claim(manifest.as_of, manifest.version, claim) == claim
+        store.stage(manifest)
 
 
 def snapshot_of(manifest: VersionManifest) -> SnapshotManifest:

@@ -55,16 +55,16 @@ def test_a_current_version_whose_deletion_was_killed_before_it_was_called_off_is
 
     def rolled_back_before(root: str) -> DeltaTable | None:
         with monkeypatch.context() as earlier:  # it looked before the deletion's record was there
-            earlier.setattr(delta_expiry, "require_not_deleting", lambda *_: False)
+            earlier.setattr(delta_expiry, "require_not_deleting", lambda *_: 0)
             store.rollback(DAY, "v1", ANNA, replacing="v2")
         return barrier(root)
 
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, done: bool) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(delta_expiry, "_barrier", rolled_back_before)
-        patched.setattr(History, "drop_expired", killed)
+        patched.setattr(History, "end", killed)
         with pytest.raises(KeyboardInterrupt):
             store.delete([(DAY, "v1")], "old", LATER)
     assert [one.version for one in store.stored() if one.deleting] == ["v1"]

@@ -23,7 +23,7 @@ from include.stores.snowflake import Table, open_table
 from include.stores.snowflake_load import sweep, upload
 from include.stores.snowflake_tables import Names, snowflake_type
 from tests.fakesnow_account import CONNECTION, Account
-from tests.staged_versions import DAY, PLANNED_AT, rows_of, staged, write_version
+from tests.staged_versions import DAY, PLANNED_AT, rows_of, stage, staged, write_version
 
 pytest_plugins = ("tests.fakesnow_server",)
 
@@ -237,7 +237,7 @@ def test_other_parts_of_a_version_that_was_deleted_take_the_place_of_its_rows(
     store.commit(staged(store, "v2"), PLANNED_AT)
     store.delete([(DAY, "v1")], "old", LATER)
     other = write_version(store, "v1", rows_of(30, label="run-of-v1", scores=[0.25] * 30))
-    store.stage(other)
+    stage(store, other)
     store.commit(other, PLANNED_AT)
     assert set(store.read(DAY)["score"].to_pylist()) == {0.25}
 

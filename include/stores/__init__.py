@@ -72,6 +72,10 @@ class RolledBack(PermanentError):
     """A person rolled back from this version: it does not come back by itself."""
 
 
+class Unclaimed(PermanentError):
+    """The version was deleted since this run claimed it: it has to be scored anew."""
+
+
 class Decision(Value):
     """A person's rollback or approval: who decided it, when and why."""
 
@@ -129,8 +133,9 @@ class Stored(Value):
 class Expired(Value):
     """The record of a version whose files retention deleted; `manifest` is its lineage, if any.
 
-    It is written before the first file goes (`done` is false) and again after the last one. `mark`
-    is of the deletion that was begun last: whoever finds another one there stops.
+    It is written before the first file goes, and again when it is known how it ended: `done`, or
+    called off. `making` is how often the version was deleted before, and `number` counts its
+    deletions with those that were called off; a store may know both by other means.
     """
 
     as_of: dt.date
@@ -139,7 +144,8 @@ class Expired(Value):
     reason: str
     done: bool
     manifest: VersionManifest | None
-    mark: str = ""
+    making: int = 0
+    number: int = 0
 
 
 class SetUp(Value):
@@ -165,14 +171,19 @@ class Store(Protocol):
         """Whose the version is: the first that asked, until the version is deleted.
 
         Two workspaces may publish into one table; with the same run and time in their rows they
-        make the same bytes.
+        make the same bytes. TransientError while the version is being deleted: what is scored then
+        might go with it.
         """
 
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
         """The manifest of a staged or committed version; None where nothing was staged."""
 
     def stage(self, manifest: VersionManifest) -> str:
-        """Write the manifest beside the parts; its URI. Readers still see nothing of it."""
+        """Write the manifest beside the parts; its URI. Readers still see nothing of it.
+
+        Raises Unclaimed where the version was deleted since the manifest's run claimed it: whoever
+        deleted it may still delete files of these names, and another claim makes other names.
+        """
 
     def commit(
         self,

@@ -1,4 +1,4 @@
-"""What every deletion of versions asks: is it still due, and is it still ours to carry out."""
+"""What every deletion of versions asks: is it still due, and is it still under way."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def was_current_since(at: dt.datetime, version: str, listed: Sequence[Version]) 
     )
 
 
-class Ours:
-    """Whether a deletion is still ours to carry out: of two at once, one goes on, the other stops.
+class UnderWay:
+    """Whether a deletion is still under way: of two at once, the slower one stops.
 
-    `ask` says so by what is stored. It is asked again once a moment has passed, so that a process
-    that slept deletes nothing before it has asked.
+    `ask` says so by what is stored. It is asked at first, and again once a moment has passed.
     """
 
     def __init__(self, ask: Callable[[], bool]) -> None:
         self._ask, self._until = ask, 0.0
 
     def __call__(self) -> bool:
-        if time.monotonic() < self._until:
+        now = time.monotonic()  # of before the answer, after which this may sleep
+        if now < self._until:
             return True
-        ours = self._ask()
-        self._until = time.monotonic() + ASK_AGAIN_SECONDS
-        return ours
+        under_way = self._ask()
+        self._until = now + ASK_AGAIN_SECONDS if under_way else 0.0
+        return under_way

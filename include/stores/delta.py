@@ -36,7 +36,7 @@ from include.stores import (
 from include.stores.delta_files import add_actions, verify
 from include.stores.delta_read import read_current, read_parts
 from include.stores.delta_schema import PARTITION_BY, delta_types, merged, types_of
-from include.stores.history import Commit, History
+from include.stores.history import READERS, Commit, History
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 COMMIT_ATTEMPTS = 40
 LONGEST_WAIT_SECONDS = 1.0
-READERS = 16  # of small records, which wait for the storage
 UNFINISHED_AFTER = dt.timedelta(days=2)  # no write of one file takes as long
 
 
@@ -72,29 +71,34 @@ class Table:
     def claim(self, as_of: dt.date, version: str, claim: Claim) -> Claim:
         manifest = self.manifest(as_of, version)
         if manifest is not None:
-            return Claim(run_id=manifest.run_id, scored_at=manifest.scored_at)
-        return self.history.claim(as_of, version, claim)
+            return rule.claim_of(manifest)
+        making = delta_expiry.require_not_deleting(self.root, self.history, as_of, version)
+        return self.history.claim(as_of, version, making, claim)
 
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
-        return self.history.manifest(as_of, version)
+        making = self.history.standing(as_of, version).making
+        return self.history.manifest(as_of, version, making)
 
     def stage(self, manifest: VersionManifest) -> str:
         """Write the manifest; its URI. Raises PermanentError where the table cannot hold it."""
-        delta_expiry.require_not_deleting(self.root, self.history, manifest)
+        as_of, version = manifest.as_of, manifest.version
+        making = delta_expiry.require_not_deleting(self.root, self.history, as_of, version)
+        staged = self.history.manifest(as_of, version, making)
+        if making:
+            claimed = self.history.claimed(as_of, version, making)
+            rule.require_claimed(manifest, rule.claim_of(staged) if staged else claimed)
         table = delta_log.load(self.root)
         types = delta_types(manifest.columns)
         if table is not None:
             merged(types_of(table.schema()), types)
-        staged = self.manifest(manifest.as_of, manifest.version)
         if (
             staged is not None
             and rule.digests(staged) != rule.digests(manifest)
-            and manifest.version in {one.version for one in self._listed(table, manifest.as_of)}
+            and version in {one.version for one in self._listed(table, as_of)}
         ):
-            raise rule.published_otherwise(
-                manifest, self.history.manifest_uri(manifest.as_of, manifest.version)
-            )
-        return self.history.keep_manifest(manifest)
+            where = self.history.manifest_uri(as_of, version, making)
+            raise rule.published_otherwise(manifest, where)
+        return self.history.keep_manifest(manifest, making)
 
     def commit(
         self,
@@ -144,9 +148,13 @@ class Table:
             else:
                 rule.require_seen(manifest, replacing, current)
             # After the table was loaded: see delta_expiry.py.
-            if delta_expiry.require_not_deleting(self.root, self.history, manifest):
+            as_of, version = manifest.as_of, manifest.version
+            making = delta_expiry.require_not_deleting(self.root, self.history, as_of, version)
+            staged = self.history.manifest(as_of, version, making)
+            if making:
+                rule.require_claimed(manifest, rule.claim_of(staged) if staged else None)
                 actions = None
-            rule.require_on_record(manifest, self.manifest(manifest.as_of, manifest.version))
+            rule.require_on_record(manifest, staged)
             note = rule.ended(current) if decision is None else None
             columns = merged(types_of(table.schema()), types)
             if actions is None:
@@ -231,10 +239,10 @@ class Table:
 
     def expired(self, as_of: dt.date) -> list[Expired]:
         kept = self.history.staged(as_of)
-        return [each for each in self.history.all_expired(as_of) if each.version not in kept]
+        return [each for each in self.history.expired(as_of) if each.version not in kept]
 
     def stored(self) -> list[Stored]:
-        """One listing of the table's folder, and the commits of the dates with several versions."""
+        """One listing of the table's folder, and the commits of the dates of which it has files."""
         table = delta_log.load(self.root)
         return delta_expiry.stored(self.root, lambda as_of: self._listed(table, as_of))
 
@@ -249,6 +257,7 @@ class Table:
         killed = dt.datetime.now(dt.UTC) - UNFINISHED_AFTER
         left = [entry.uri for entry in storage.unfinished(self.root) if entry.modified_at < killed]
         storage.delete(left)
+        self.history.tidy()
         table = delta_log.load(self.root)
         if table is None:
             return
@@ -315,11 +324,12 @@ class Table:
 
     def _manifest(self, as_of: dt.date, version: str) -> VersionManifest:
         """The manifest of a version that readers know."""
-        manifest = self.manifest(as_of, version)
+        making = self.history.standing(as_of, version).making
+        manifest = self.history.manifest(as_of, version, making)
         if manifest is None:
             raise CorruptData(
                 f"version {version} of {as_of} has no manifest",
-                where=self.history.manifest_uri(as_of, version),
+                where=self.history.manifest_uri(as_of, version, making),
                 do="restore it from a backup of the table's folder, or see who wrote to the table "
                 "beside Daybreak (its Delta history tells)",
             )

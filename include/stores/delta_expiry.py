@@ -1,16 +1,19 @@
 """Deleting versions from a Delta table: what lies there, and an order that a kill cannot harm.
 
-A version must not lose its files while somebody makes it current. Deletion therefore writes its
-record (`done` false) first, and then commits nothing to the table, as a barrier. A move of the
-version that was based on the table before the barrier fails; one based on the table after it looks
-for that record, as every move does between loading the table and committing to it, and refuses. A
-move that was committed before the barrier shows in the table, and the deletion is called off; also
-where another move left the version again, which has its place in the rollback window from then on.
-Killed anywhere, the record says what is left to do.
+A version must not lose its files while somebody makes it current. Deletion therefore writes first
+that it has begun, and then commits nothing to the table, as a barrier. A move of the version that
+was based on the table before the barrier fails; one based on the table after it looks for that
+record, as every move does between loading the table and committing to it, and refuses. A move that
+was committed before the barrier shows in the table, and the deletion is called off; also where
+another move left the version again, which has its place in the rollback window from then on.
+Killed anywhere, the record says what is left to do; of several at once, each does all of it.
 
-Of two deletions at once, the one that wrote its mark into the record last goes on and the other
-stops: once one of them says that it is done, a run may make the version again, and what it writes
-is not for the slower one to delete.
+Whoever deletes may be stopped at any moment and go on long after another one was done and a run
+made the version again. So that it then deletes nothing of the new making:
+- records have other names for each making and each deletion, see history.py;
+- parts have names by the run's claim, and a deleted version is staged by a claim of its new making
+  only, which nobody gets while a deletion is under way;
+- of files, only those go that were listed before the deletion was last seen under way.
 """
 
 from __future__ import annotations
@@ -18,68 +21,73 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from include import storage
 from include.errors import PermanentError, TransientError
-from include.stores import Expired, Stored, Version, VersionManifest, delta_log
-from include.stores.deletion import Ours, was_current_since
-from include.stores.history import FOLDER, History
+from include.stores import Expired, Stored, Version, delta_log
+from include.stores.deletion import UnderWay, was_current_since
+from include.stores.history import FOLDER, NEVER_DELETED, READERS, History, Standing
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 BARRIER_ATTEMPTS = 40
-_READERS = 8
 
 _PART = re.compile(r"as_of=(\d{4}-\d\d-\d\d)/version=([^/]+)/[^/]+")
-_RECORD = re.compile(rf"{FOLDER}/(versions|claims|expired)/as_of=(\d{{4}}-\d\d-\d\d)/([^/]+)\.json")
+_RECORD = re.compile(
+    rf"{FOLDER}/(versions|claims|deleting|expired)/as_of=(\d{{4}}-\d\d-\d\d)/"
+    r"([^/.]+)(?:\.(\d+))?\.json"
+)
 
 Name = tuple[dt.date, str]
 
 
 @dataclass
 class _Found:
+    """What lies there of a version; manifests by their making."""
+
     files: list[storage.Entry] = field(default_factory=list)
-    manifest: storage.Entry | None = None
-    claim: storage.Entry | None = None
-    expired: bool = False
+    manifests: dict[int, storage.Entry] = field(default_factory=dict)
+    claims: list[storage.Entry] = field(default_factory=list)
+    deleting: bool = False
+    deleted: bool = False
 
     @property
     def entries(self) -> list[storage.Entry]:
-        return [*self.files, *filter(None, (self.manifest, self.claim))]
+        return [*self.files, *self.manifests.values(), *self.claims]
 
 
 def stored(root: str, listed: Callable[[dt.date], list[Version]]) -> list[Stored]:
     """Every version that has a manifest, a claim or a file, or whose deletion was not finished.
 
-    `listed` gives all the versions that were ever committed of a date.
+    `listed` gives all the versions that were ever committed of a date. Of versions that are gone,
+    nothing is read.
     """
     found = _found(root)
-    history = History(root)
-    begun = {name for name, each in found.items() if each.expired and _deleting(history, name)}
-    there = [name for name, one in found.items() if one.entries or name in begun]
+    there = [name for name, one in found.items() if one.entries or one.deleting]
+    recorded = [name for name in there if found[name].deleted or found[name].deleting]
+    standings = History(root).standings(recorded)
+    there = [name for name in there if found[name].entries or standings[name].begun is not None]
     dates = sorted({as_of for as_of, _ in there})
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(READERS) as readers:
         versions = dict(zip(dates, readers.map(listed, dates), strict=True))
     committed = {(as_of, one.version): one for as_of in dates for one in versions[as_of]}
     result = []
     for as_of, version in sorted(there):
-        each = found[as_of, version]
+        each, standing = found[as_of, version], standings.get((as_of, version), NEVER_DELETED)
         result.append(
             Stored(
                 as_of=as_of,
                 version=version,
                 committed=committed.get((as_of, version)),
-                staged=each.manifest is not None,
-                deleting=(as_of, version) in begun,
+                staged=standing.making in each.manifests,
+                deleting=standing.begun is not None,
                 files=len(each.files),
                 bytes=sum(entry.size for entry in each.entries),
                 modified_at=max(
@@ -95,8 +103,9 @@ def not_stored(
     root: str, history: History, as_of: dt.date, version: str, stored: Sequence[str]
 ) -> PermanentError:
     """The error for a version that is not there: deleted, or never made. `stored` are those."""
-    expired = history.expired(as_of, version)
-    if expired is not None and version not in history.staged(as_of):
+    standing = history.standing(as_of, version)
+    expired = standing.begun or standing.last
+    if expired is not None and history.manifest(as_of, version, standing.making) is None:
         return PermanentError(
             f"the files of version {version} of {as_of} were deleted at "
             f"{expired.at:%Y-%m-%d %H:%M:%S %Z} ({expired.reason})",
@@ -111,18 +120,18 @@ def not_stored(
     )
 
 
-def require_not_deleting(root: str, history: History, manifest: VersionManifest) -> bool:
-    """Raise while the version is being deleted; whether it ever was, so that its files are new."""
-    expired = history.expired(manifest.as_of, manifest.version)
-    if expired is not None and not expired.done:
+def require_not_deleting(root: str, history: History, as_of: dt.date, version: str) -> int:
+    """Raise while the version is being deleted; how often it was, which is its making."""
+    standing = history.standing(as_of, version)
+    if (begun := standing.begun) is not None:
         raise TransientError(
-            f"version {manifest.version} of {manifest.as_of} is being deleted since "
-            f"{expired.at:%Y-%m-%d %H:%M:%S %Z} ({expired.reason})",
+            f"version {version} of {as_of} is being deleted since "
+            f"{begun.at:%Y-%m-%d %H:%M:%S %Z} ({begun.reason})",
             where=root,
             do="wait until `daybreak expire` of this pipeline is done, or run it again if it was "
             "killed; then run the partition again",
         )
-    return expired is not None
+    return standing.making
 
 
 def delete(
@@ -137,87 +146,80 @@ def delete(
     names = list(dict.fromkeys(versions))
     wanted = [name for name in names if held.get(name[0]) != name[1]]
     for name in names:
-        if name not in wanted and _deleting(history, name):
-            # It became current in time, and its deletion was killed before it was called off.
-            history.drop_expired(*name)
-    mark = uuid.uuid4().hex
-    begun = {name: _begin(root, history, name, reason, at, mark) for name in wanted}
+        begun_before = history.standing(*name).begun if name not in wanted else None
+        # It became current in time, and its deletion was killed before it was called off.
+        if begun_before is not None and delta_log.held(delta_log.load(root), name[0]) == name[1]:
+            history.end(begun_before, done=False)
+    begun = {name: _begin(root, history, name, reason, at) for name in wanted}
     table = _barrier(root) if any(begun.values()) else None
     held = delta_log.all_held(table) if table is not None else {}
     deleted = []
     for name in wanted:
-        as_of, version = name
         record = begun[name]
         if record is None:
             deleted.append(name)
-            continue
-        if held.get(as_of) == version or _was_current_since(table, history, name, record.at):
-            history.drop_expired(as_of, version)
-            continue
-        ours = Ours(partial(_is_ours, history, name, mark))
-        if _deleted(root, ours, history, as_of, version):
+        elif held.get(name[0]) == name[1] or _was_current_since(table, history, name, record.at):
+            history.end(record, done=False)
+        elif _deleted(root, history, record):
             deleted.append(name)
     return deleted
 
 
-def _deleted(root: str, ours: Ours, history: History, as_of: dt.date, version: str) -> bool:
-    """Delete a version's manifest and files; False where somebody else has taken that over."""
-    if not ours():
-        return False
+def _deleted(root: str, history: History, record: Expired) -> bool:
+    """Delete a version's manifest and files; False where somebody else was done before."""
+    as_of, version, making = record.as_of, record.version, record.making
     # Without its manifest a version is no longer listed, read or rolled back to.
-    history.drop_manifest(as_of, version)
-    folder = storage.join(root, f"as_of={as_of}", f"version={version}")
-    for entry in storage.entries(folder):
-        if not ours():
-            return False
+    history.drop("versions", as_of, version, making)
+    files = list(storage.entries(storage.join(root, f"as_of={as_of}", f"version={version}")))
+    under_way = UnderWay(lambda: not history.ended(record))  # from the listing on
+    for entry in files:
+        if not under_way():
+            break
         storage.delete([entry.uri])
-    history.drop_claim(as_of, version)
-    record = history.expired(as_of, version)
-    if record is None or not ours():
-        return False
-    history.keep_expired(record.model_copy(update={"done": True}))
-    return True
+    ended = not under_way()
+    if not ended:
+        history.drop("claims", as_of, version, making)
+    history.end(record, done=True)
+    return not ended
 
 
-def _is_ours(history: History, name: Name, mark: str) -> bool:
-    record = history.expired(*name)
-    return record is not None and not record.done and record.mark == mark
-
-
-def _begin(
-    root: str, history: History, name: Name, reason: str, at: dt.datetime, mark: str
-) -> Expired | None:
-    """Write the record of the deletion; None where somebody has done it and nothing is left.
+def _begin(root: str, history: History, name: Name, reason: str, at: dt.datetime) -> Expired | None:
+    """Write that the deletion has begun; None where somebody was done and nothing is left.
 
     One that was begun before keeps what it knows, and no record loses the lineage that it has.
     """
     as_of, version = name
-    # In this order: who deletes a manifest has written it into the record before.
-    manifest, before = history.manifest(as_of, version), history.expired(as_of, version)
-    if before is not None and not before.done:
-        record = before.model_copy(update={"mark": mark})
-    elif before is not None and manifest is None and not _left(root, history, name):
-        return None
-    else:
-        if manifest is None and before is not None:
-            manifest = before.manifest
+    while True:
+        standing = history.standing(as_of, version)
+        if standing.begun is not None:
+            return standing.begun
+        manifest, last = history.manifest(as_of, version, standing.making), standing.last
+        if last is not None and manifest is None and not _left(root, history, name, standing):
+            return None
         record = Expired(
             as_of=as_of,
             version=version,
             at=at,
             reason=reason,
             done=False,
-            manifest=manifest,
-            mark=mark,
+            manifest=manifest if manifest is not None or last is None else last.manifest,
+            making=standing.making,
+            number=standing.number,
         )
-    history.keep_expired(record)
-    return record
+        # Who has begun it since had seen its manifest, which may be gone by now.
+        if history.begin(record):
+            return record
 
 
-def _left(root: str, history: History, name: Name) -> bool:
-    """Whether anything but a manifest is stored of a version."""
+def _left(root: str, history: History, name: Name, standing: Standing) -> bool:
+    """Whether anything but its manifest is stored of a version."""
     folder = storage.join(root, f"as_of={name[0]}", f"version={name[1]}")
-    return any(storage.entries(folder)) or storage.exists(history.claim_uri(*name))
+    if any(storage.entries(folder)):
+        return True
+    makings = range(standing.making + 1)
+    records = [history.claim_uri(*name, making) for making in makings]
+    records += [history.manifest_uri(*name, making) for making in makings[:-1]]
+    return any(storage.exists(uri) for uri in records)
 
 
 def _was_current_since(
@@ -258,11 +260,6 @@ def _barrier(root: str) -> DeltaTable | None:
     )
 
 
-def _deleting(history: History, name: Name) -> bool:
-    record = history.expired(*name)
-    return record is not None and not record.done
-
-
 def _found(root: str) -> dict[Name, _Found]:
     """What lies in the table's folder, by date and version."""
     found: dict[Name, _Found] = defaultdict(_Found)
@@ -274,9 +271,11 @@ def _found(root: str) -> dict[Name, _Found]:
         elif record is not None:
             one = found[dt.date.fromisoformat(record[2]), record[3]]
             if record[1] == "versions":
-                one.manifest = entry
+                one.manifests[int(record[4] or 0)] = entry
             elif record[1] == "claims":
-                one.claim = entry
+                one.claims.append(entry)
+            elif record[1] == "deleting":
+                one.deleting = True
             else:
-                one.expired = True
+                one.deleted = True
     return found

@@ -11,7 +11,7 @@ import datetime as dt
 
 from include.errors import CorruptData, PermanentError
 from include.run import Published
-from include.stores import Decision, RolledBack, VersionManifest
+from include.stores import Claim, Decision, RolledBack, Unclaimed, VersionManifest
 from include.stores.history import Commit
 
 CLOCKS_DIFFER = dt.timedelta(days=1)  # by more than that, one of them is wrong
@@ -70,6 +70,24 @@ def outcome(
 def digests(manifest: VersionManifest) -> list[str]:
     """The digests of a version's parts, in order: what its rows are."""
     return [part.digest for part in sorted(manifest.parts, key=lambda part: part.part)]
+
+
+def claim_of(manifest: VersionManifest) -> Claim:
+    return Claim(run_id=manifest.run_id, scored_at=manifest.scored_at)
+
+
+def require_claimed(manifest: VersionManifest, claim: Claim | None) -> None:
+    """Raise where `claim`, which a version has that was deleted before, is not the manifest's.
+
+    Who slept in that deletion may still delete files that have the names of earlier claims.
+    """
+    if claim != claim_of(manifest):
+        since = f", and run {claim.run_id} has claimed it since" if claim is not None else ""
+        raise Unclaimed(
+            f"version {manifest.version} of {manifest.as_of} was deleted after run "
+            f"{manifest.run_id} had begun to score it{since}: nothing was published",
+            do="run the partition again, which scores it anew",
+        )
 
 
 def require_on_record(manifest: VersionManifest, staged: VersionManifest | None) -> None:

@@ -6,6 +6,8 @@ becomes current for the first time:
 
     <workspace>/<pipeline>/predictions/as_of=…/version=…/claim.json, part-*.parquet
 
+Once a version was deleted, whose it is stands in claim.1.json, and so on: see snowflake_expiry.py.
+
 Every write is one transaction that first raises the counter in <table>_LOCK. Snowflake has no
 unique keys and lets two first publishes of a date pass each other; with the lock's row they cannot.
 """
@@ -37,13 +39,14 @@ from include.stores import (
     snowflake_expiry,
     snowflake_setup,
 )
-from include.stores.deletion import Ours, was_current_since
-from include.stores.history import Commit, first_claim
+from include.stores.deletion import UnderWay, was_current_since
+from include.stores.history import Commit, first_claim, kept_claim
 from include.stores.snowflake_history import (
     Entry,
     SnowflakeHistory,
     by_version,
     loaded_parts,
+    making_of,
     manifest_of,
     parts_digest,
 )
@@ -85,10 +88,16 @@ class Table:
 
     def claim(self, as_of: dt.date, version: str, claim: Claim) -> Claim:
         """The manifest's; before there is one, what lies beside the parts in this workspace."""
-        manifest = self.manifest(as_of, version)
+        entries = self._history.of_version(as_of, version)
+        manifest = manifest_of(entries)
         if manifest is not None:
-            return Claim(run_id=manifest.run_id, scored_at=manifest.scored_at)
-        return first_claim(storage.join(self.parts_uri(as_of, version), "claim.json"), claim)
+            return rule.claim_of(manifest)
+        self._require_not_deleting(as_of, version, entries)
+        return first_claim(self._claim_uri(as_of, version, making_of(entries)), claim)
+
+    def _claim_uri(self, as_of: dt.date, version: str, making: int) -> str:
+        name = f"claim.{making}.json" if making else "claim.json"
+        return storage.join(self.parts_uri(as_of, version), name)
 
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
         return manifest_of(self._history.of_version(as_of, version))
@@ -101,9 +110,13 @@ class Table:
         uri = self._history.manifest_uri(manifest.as_of, manifest.version)
 
         def keep(number: int) -> None:
-            entries = self._history.of_version(manifest.as_of, manifest.version)
-            self._require_not_deleting(manifest, entries)
+            as_of, version = manifest.as_of, manifest.version
+            entries = self._history.of_version(as_of, version)
+            self._require_not_deleting(as_of, version, entries)
             staged = manifest_of(entries)
+            if making := making_of(entries):
+                claimed = kept_claim(self._claim_uri(as_of, version, making))
+                rule.require_claimed(manifest, rule.claim_of(staged) if staged else claimed)
             if (
                 staged is not None
                 and parts_digest(staged) != parts
@@ -168,9 +181,11 @@ class Table:
             else:
                 rule.require_seen(manifest, replacing, current)
             entries = self._history.of_version(manifest.as_of, manifest.version)
-            self._require_not_deleting(manifest, entries)
+            self._require_not_deleting(manifest.as_of, manifest.version, entries)
             if (staged := manifest_of(entries)) is None:
                 raise self._not_stored(manifest.as_of, manifest.version)
+            if making_of(entries):
+                rule.require_claimed(manifest, rule.claim_of(staged))
             rule.require_on_record(manifest, staged)
             if not self._is_loaded(manifest, entries):
                 # A load takes the files from the stage, even if the transaction fails later.
@@ -333,6 +348,8 @@ class Table:
         return rule.outcome(commit, self.names.current, number, published=published, note=note)
 
     def _delete(self, name: tuple[dt.date, str], reason: str, at: dt.datetime) -> bool:
+        left = any(storage.entries(self.parts_uri(*name)))
+
         def begin(number: int) -> Expired | None:
             current = self._current_commit(name[0])
             if current is not None and current.version == name[1]:
@@ -340,45 +357,45 @@ class Table:
             of_date = self._history.of_date(name[0])
             entries = by_version(of_date).get(name[1], [])
             before = snowflake_expiry.expired_of(entries)
-            if before is not None and before.done:
+            if before is not None and before.done and not left:
                 return before
             listed = self._history.versions(of_date, current.version if current else None)
             if before is None and was_current_since(at, name[1], listed):
                 return None
             record = snowflake_expiry.begun(entries, name, reason, at)
             delete_rows(self._session, self.names, *name)
-            if before is None:
+            if record != before:
                 self._history.append(number, record)
             return record
 
         what = f"delete version {name[1]}"
         record = self._lock.write(what, begin)
-        if record is None:
-            return False
+        if record is None or record.done:
+            return record is not None
 
-        def ours() -> bool:
+        def begun() -> bool:
             entries = self._history.of_version(*name)
             return snowflake_expiry.expired_of(entries) == record
 
         def end(number: int) -> None:
             # Another upkeep may have ended it, and a run have made the version again.
-            if ours():
+            if begun():
                 self._history.append(number, record.model_copy(update={"done": True}))
 
-        still = Ours(ours)
-        for entry in storage.entries(self.parts_uri(*name)):
-            if not still():
+        files = list(storage.entries(self.parts_uri(*name)))
+        under_way = UnderWay(begun)  # from the listing on
+        for entry in files:
+            if not under_way():
                 return False
             storage.delete([entry.uri])
-        if not record.done:
-            self._lock.write(what, end)
+        self._lock.write(what, end)
         return True
 
-    def _require_not_deleting(self, manifest: VersionManifest, entries: list[Entry]) -> None:
+    def _require_not_deleting(self, as_of: dt.date, version: str, entries: list[Entry]) -> None:
         expired = snowflake_expiry.expired_of(entries)
         if expired is not None and not expired.done:
             raise BeingDeleted(
-                f"version {manifest.version} of {manifest.as_of} is being deleted since "
+                f"version {version} of {as_of} is being deleted since "
                 f"{expired.at:%Y-%m-%d %H:%M:%S %Z} ({expired.reason})",
                 where=self.names.table,
                 do="wait until `daybreak expire` of this pipeline is done, or run it again if it "

@@ -3,6 +3,11 @@
 The rows go in one transaction with the record that a deletion was begun, under the lock that every
 move takes: a version that is made current first is left, and one that is deleted first cannot be
 made current. Then the parts in the workspace go, and the last entry says that it is done.
+
+Whoever deletes parts may be stopped at any moment and go on long after another one was done and a
+run made the version again. Parts have names by the run's claim; a version that was deleted is
+staged by a claim made after that only, and nobody gets one while a deletion is under way. So those
+that were listed before the deletion was last seen under way are never those of a new making.
 """
 
 from __future__ import annotations
@@ -76,10 +81,11 @@ def stored(
 
 def begun(entries: Sequence[Entry], name: Name, reason: str, at: dt.datetime) -> Expired:
     """The record of a deletion that starts; one that was begun before keeps what it knows."""
-    state = last_state(list(entries))
-    if state is not None and state.kind == EXPIRING:
-        return Expired.model_validate_json(state.record)
-    manifest = manifest_of(list(entries))
+    before, manifest = expired_of(entries), manifest_of(list(entries))
+    if before is not None and not before.done:
+        return before
+    if manifest is None and before is not None:
+        manifest = before.manifest  # it was scored again since, and not staged
     return Expired(
         as_of=name[0], version=name[1], at=at, reason=reason, done=False, manifest=manifest
     )

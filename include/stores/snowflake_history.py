@@ -69,8 +69,8 @@ class SnowflakeHistory:
         return self._entries("AS_OF = ?", (as_of,))
 
     def everything(self) -> list[Entry]:
-        """Every entry, the oldest first; manifests without their content."""
-        return self._entries("1 = 1", (), f"CASE WHEN KIND = '{STAGED}' THEN '' ELSE RECORD END")
+        """Every entry, the oldest first; of all but commits without their content."""
+        return self._entries("1 = 1", (), f"CASE WHEN KIND = '{COMMITTED}' THEN RECORD ELSE '' END")
 
     def of_version(self, as_of: dt.date, version: str) -> list[Entry]:
         return self._entries("AS_OF = ? AND VERSION = ?", (as_of, version))
@@ -130,6 +130,11 @@ def manifest_of(entries: list[Entry]) -> VersionManifest | None:
     if state is None or state.kind != STAGED:
         return None
     return VersionManifest.model_validate_json(state.record)
+
+
+def making_of(entries: list[Entry]) -> int:
+    """How often one version was deleted, of its entries."""
+    return sum(entry.kind == EXPIRED for entry in entries)
 
 
 def by_version(entries: list[Entry]) -> dict[str, list[Entry]]:
