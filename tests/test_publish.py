@@ -146,16 +146,21 @@ def test_new_data_make_a_new_version_that_takes_the_place_of_the_old_one(
     ]
 
 
-def test_a_shift_against_the_same_dates_version_is_held(
-    tiny: World, prepare: Prepare, store: Store
-) -> None:
+def published_and_held(tiny: World, prepare: Prepare) -> tuple[Published, Prepared, str]:
+    """What readers have, a run whose scores moved too far from it, and what the audit says."""
     tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
     first = prepare().publish()
     rewrite(tiny, POORER)
     shifted = prepare(run="shifted")
     with pytest.raises(HeldForApproval) as error:
         shifted.publish()
-    message = str(error.value)
+    return first, shifted, str(error.value)
+
+
+def test_a_shift_against_the_same_dates_version_is_held(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    first, shifted, message = published_and_held(tiny, prepare)
     assert message.startswith(f"tiny {tiny.day}: version {shifted.scored.version} is held")
     assert f"from version {first.version} of {tiny.day}" in message
     # Readers keep what they had, and whoever asks finds what waits and why.
@@ -189,12 +194,7 @@ def approve_without_publishing(tiny: World, version: str) -> None:
 def test_a_run_that_is_repeated_after_the_approval_publishes_and_asks_nobody_again(
     tiny: World, prepare: Prepare, store: Store
 ) -> None:
-    tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
-    first = prepare().publish()
-    rewrite(tiny, POORER)
-    shifted = prepare(run="shifted")
-    with pytest.raises(HeldForApproval):
-        shifted.publish()
+    first, shifted, _ = published_and_held(tiny, prepare)
     approve_without_publishing(tiny, shifted.scored.version)
     assert shifted.publish().replaced == first.version
     approval = store.versions(tiny.day)[-1].approval
@@ -206,13 +206,9 @@ def test_a_run_that_is_repeated_after_the_approval_publishes_and_asks_nobody_aga
 def test_an_approval_is_for_what_readers_had_and_is_asked_again_once_they_have_another_version(
     tiny: World, prepare: Prepare, store: Store
 ) -> None:
-    tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
-    first, sql = prepare().publish(), planned_pipeline(prepare().run).sql
-    rewrite(tiny, POORER)
-    shifted = prepare(run="shifted")
+    sql = planned_pipeline(prepare().run).sql
+    first, shifted, _ = published_and_held(tiny, prepare)
     version = shifted.scored.version
-    with pytest.raises(HeldForApproval):
-        shifted.publish()
     approve_without_publishing(tiny, version)
     rewrite(tiny, RICHER)
     other = prepare(run="other").publish()
