@@ -112,7 +112,7 @@ class Points:
         real = storage._put
 
         def putting(uri: str, data: bytes, *, replace: bool) -> bool:
-            key = unquote(urlsplit(uri).path).lstrip("/")
+            key = key_of(uri)
             name = self.short(key)
             self.meet(f"before put {name}")
             self.torn(key, name, data)
@@ -166,11 +166,16 @@ def install(
 
     def reading(uri: str) -> bytes:
         if uri.endswith(".parquet"):
-            points.meet(f"before read {points.short(uri.partition('//')[2].lstrip('/'))}")
+            points.meet(f"before read {points.short(key_of(uri))}")
         return real(uri)
 
     include.storage.read = reading
     return points
+
+
+def key_of(uri: str) -> str:
+    """The object's key, without its bucket; a file's path without its first slash."""
+    return unquote(urlsplit(uri).path).lstrip("/")
 
 
 def statement(sql: str) -> str:
