@@ -27,7 +27,7 @@ from urllib.parse import unquote
 from include import storage
 from include.approvals import Held, Standing, is_of_question, standing_of
 from include.config import Retention
-from include.errors import CorruptData
+from include.errors import CorruptData, DaybreakError
 from include.leftovers import READERS, Group, InUse, Lying, Unreadable, Version, in_use, lying
 from include.reports.records import PLANNED
 from include.run import Run, Value
@@ -83,7 +83,7 @@ class _Times:
         )
 
 
-def told(error: CorruptData) -> None:
+def told(error: DaybreakError) -> None:
     """Say in the log what could not be read."""
     log.warning("what it may be needed for stays: %s", error)
 

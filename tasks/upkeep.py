@@ -10,7 +10,7 @@ from collections import Counter
 
 from include.errors import CorruptData, DaybreakError
 from include.pipeline import load_named
-from include.retention import Deletion, expire, plan_expiry
+from include.retention import Deletion, expire, plan_expiry, told
 from include.run import Value
 from include.settings import settings, silence_telemetry
 from include.stores import open_store
@@ -61,7 +61,7 @@ def upkeep_of(
     except DaybreakError as error:
         raise error.located(pipeline) from None
     for each in unreadable.values():
-        log.warning("what it may be needed for stays: %s", each.located(pipeline))
+        told(each.located(pipeline))
     result = Upkept(
         pipeline=pipeline,
         dry_run=dry_run,
