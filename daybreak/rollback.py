@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from daybreak.versions import PredictionTable, table_of
 from include.errors import BadConfig, DaybreakError, PermanentError
-from include.stores import Decision, Store, Version
+from include.stores import Decision, Version
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,8 +47,7 @@ def plan_rollback(table: PredictionTable, day: dt.date, to: str | None) -> list[
             pipeline=table.pipeline.name,
         )
     if to is None:
-        found = _earlier(table.store, versions, current)
-        target = found[0] if found else None
+        target = next(iter(_earlier(versions, current)), None)
         return [Move(as_of, current, target, "planned" if target else "no other version")]
     target = next((version for version in versions if version.version == to), None)
     if target is None:
@@ -74,11 +73,12 @@ def plan_model_rollback(
     for as_of in table.store.current_versions():
         if not since <= as_of <= until:
             continue
-        current = table.store.current(as_of)
+        versions = table.store.versions(as_of)
+        current = next((version for version in versions if version.current), None)
         if current is None or current.model_version != model_version:
             continue
-        found = _earlier(table.store, table.store.versions(as_of), current)
-        target = next((one for one in found if one.model_version != model_version), None)
+        earlier = _earlier(versions, current)
+        target = next((one for one in earlier if one.model_version != model_version), None)
         moves.append(Move(as_of, current, target, "planned" if target else "no other version"))
     return moves
 
@@ -101,26 +101,13 @@ def _carried_out(table: PredictionTable, move: Move, by: str, reason: str) -> Mo
     return replace(move, state=done.outcome)
 
 
-def _earlier(store: Store, versions: list[Version], current: Version) -> list[Version]:
+def _earlier(versions: list[Version], current: Version) -> list[Version]:
     """What a rollback may choose by itself, the version that readers had last at the front.
 
-    `versions` are in the order of their last commits. Where a run made the current version what it
-    is, readers had all others before it. Where a rollback did, some of them may have come after
-    it: then only those that were scored before it, so that a second rollback goes further back and
-    not forth.
+    A second rollback goes further back, and not forth to what the first one left.
     """
-    earlier = [one for one in reversed(versions) if not (one.current or one.rolled_back)]
-    if current.decision is None:
-        return earlier
-    scored_at = {
-        one.version: manifest.scored_at
-        for one in [*earlier, current]
-        if (manifest := store.manifest(one.as_of, one.version)) is not None
-    }
-    before = scored_at.get(current.version)
-    if before is None:
-        return []
-    return [one for one in earlier if one.version in scored_at and scored_at[one.version] < before]
+    kept = {one.version: one for one in versions if not one.rolled_back}
+    return [kept[name] for name in current.before if name in kept]
 
 
 def rollback_command(

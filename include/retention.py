@@ -113,7 +113,7 @@ def plan_expiry(
     }
     stays = [one for one in stored if (one.as_of, one.version) not in victims]
     alive = {*((one.as_of, one.version) for one in stays), *held}
-    manifests = [m for one in stays if (m := store.manifest(one.as_of, one.version)) is not None]
+    manifests = store.manifests([(one.as_of, one.version) for one in stays])
     runs = list(_runs(found.runs, manifests, waiting, times))
     return [
         *(_version(one, reason) for one, reason in victims.values()),

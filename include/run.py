@@ -81,7 +81,8 @@ class ModelVersion(Value):
 class Run(Value):
     """What a run is: fixed by `plan`, trusted by every later step, resolved by none again.
 
-    `pipeline_uri` is the pipeline folder as it stood, and `config_digest` its digest.
+    `pipeline_uri` is the pipeline folder as it stood, and `config_digest` its digest. `rescore` is
+    the request's: what the run leaves alone, also where others publish it while it is under way.
     """
 
     run_id: str
@@ -94,6 +95,7 @@ class Run(Value):
     model: ModelVersion
     planned_at: dt.datetime
     invocation: Invocation
+    rescore: Rescore = "all"
 
 
 class Part(Value):

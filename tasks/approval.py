@@ -9,7 +9,7 @@ from typing import Literal
 
 from include import approvals
 from include.approvals import Answer, Held, Rejected, Standing, standing_of, standings
-from include.audit import Audited, audit, require
+from include.audit import Audited, HeldForApproval, audit, require
 from include.errors import DaybreakError, PermanentError, TransientError
 from include.partition import Partition
 from include.pipeline import load_named, planned_pipeline
@@ -17,10 +17,10 @@ from include.reports.records import read_records
 from include.run import Published, Report, Run, Value
 from include.settings import settings, silence_telemetry
 from include.snapshots import manifest_at
-from include.stores import Store, Version, VersionManifest, open_store
+from include.stores import Overtaken, Seen, Store, Version, VersionManifest, open_store
 from include.workspace import Workspace
 from tasks.drift import drift
-from tasks.publish import noted, require_not_rolled_back
+from tasks.publish import asked, followed, noted, require_not_rolled_back
 from tasks.report import report
 from tasks.step import step_of
 
@@ -61,6 +61,10 @@ class _Case:
         return self.current is not None and self.current.version == self.held.version
 
     @property
+    def seen(self) -> Seen:
+        return Seen.of(self.current)
+
+    @property
     def on_record(self) -> Answer | None:
         """The answer that stands, the time limit's included; None while the question is open."""
         return self.standing.answer(self.now)
@@ -81,18 +85,22 @@ def approve(
 
     Without `version`, the one that waits. It is looked at again first: readers must still have
     what they had when it was held, and its files must be those that were scored. `overrule` also
-    takes one that was rejected, or that nobody answered in time. Publishing it twice, or while
-    somebody else does, is publishing it once. With `finish`, the steps after publish are run too,
-    unless the run that asked waits and does that. Raises PermanentError where it cannot be
-    published.
+    takes one that was rejected, or that nobody answered in time; where readers have another version
+    since, it is compared with that one and asked again, which raises HeldForApproval. Publishing it
+    twice, or while somebody else does, is publishing it once. With `finish`, the steps after
+    publish are run too, unless the run that asked waits and does that. Raises PermanentError where
+    it cannot be published.
     """
     silence_telemetry()
     case = _case(pipeline, day, version, now, "approve")
     held, answered = case.held, case.on_record
     try:
         if not case.published:
-            if answered is not None and answered.verdict != "approved" and not overrule:
-                raise approvals.rejected(case.standing, answered)
+            if answered is not None and answered.verdict != "approved":
+                if not overrule:
+                    raise approvals.rejected(case.standing, answered)
+                if case.seen.version != held.replaces:
+                    raise _asked_again(case, answered)
             _require_publishable(case)
             if answered is not None and answered.verdict != "approved":
                 fresh = {"held_at": now, "until": now + dt.timedelta(hours=1)}
@@ -217,22 +225,56 @@ def _case(pipeline: str, day: dt.date, version: str | None, now: dt.datetime, ve
 
 def _require_publishable(case: _Case) -> None:
     """Raise unless the version is still what would be published, and its files what was scored."""
-    held, has = case.held, case.current.version if case.current is not None else None
+    held, has = case.held, case.seen.version
     # The question may be asked anew, of other readers, in the moment in which somebody answers it.
     given = case.on_record
     approved = given is not None and given.verdict == "approved"
     had = given.replaces if given is not None and approved else held.replaces
     if has != had:
-        raise PermanentError(
-            f"version {held.version} was held while readers had {had or 'nothing'} of "
-            f"{held.as_of}, and they have {has or 'nothing'} now: it is not the next one any more",
-            do="run the partition again, which compares it with what readers have now",
-        )
+        raise _not_the_next(held, had, has)
     manifest = _manifest(case)
     require_not_rolled_back(case.store, manifest)
     config = planned_pipeline(held.run).config
     source = manifest_at(manifest.snapshot_uri)
     require(audit(manifest, source, config.predictions.audit, config.model.output), manifest)
+
+
+def _not_the_next(held: Held, had: str | None, has: str | None) -> PermanentError:
+    return PermanentError(
+        f"version {held.version} was held while readers had {had or 'nothing'} of "
+        f"{held.as_of}, and they have {has or 'nothing'} now: it is not the next one any more",
+        do="run the partition again, which compares it with what readers have now",
+    )
+
+
+def _asked_again(case: _Case, given: Answer) -> HeldForApproval:
+    """Compare a version that was refused with what readers have now, and ask a person about that.
+
+    A run would not: it is refused by the answer on record. Asked anew, the version counts as
+    planned now, after the one that it is compared with.
+    """
+    held, manifest = case.held, _manifest(case)
+    require_not_rolled_back(case.store, manifest)
+    config = planned_pipeline(held.run).config
+    audited = audit(
+        manifest,
+        manifest_at(manifest.snapshot_uri),
+        config.predictions.audit,
+        config.model.output,
+        followed(case.store, held.as_of, case.current),
+    )
+    try:
+        require(audited, manifest)
+    except HeldForApproval as error:
+        found = error.found
+    else:
+        found = f"version {held.version}: {audited.shift}"
+    again = (
+        f"it was {given}, when readers had {held.replaces or 'nothing'}; they have "
+        f"{case.seen.version or 'nothing'} now"
+    )
+    run = held.run.model_copy(update={"planned_at": case.now})
+    return asked(run, config, manifest, audited, case.seen, found, again, case.now)
 
 
 def _manifest(case: _Case) -> VersionManifest:
@@ -252,7 +294,13 @@ def _commit(case: _Case, given: Answer) -> Published:
     if case.published and before is not None and before.version == held.version:
         return before
     with step_of(held.run, "publish") as recorder:
-        published = case.store.commit(_manifest(case), held.run.planned_at, given.decision)
+        try:
+            published = case.store.commit(
+                _manifest(case), held.run.planned_at, given.decision, seen=case.seen
+            )
+        except Overtaken:
+            has = Seen.of(case.store.current(held.as_of)).version
+            raise _not_the_next(held, case.seen.version, has) from None
         audited = Audited(held.checks, held.shift)
         recorder.result = result = noted(held.run, published, given.decision, audited)
     return result

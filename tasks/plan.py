@@ -49,6 +49,7 @@ def plan(request: Request) -> Run:
             model=model,
             planned_at=dt.datetime.now(dt.UTC),
             invocation=request.invocation,
+            rescore=request.rescore,
         )
         # Again where it is there already: upkeep takes one that no run has named for old.
         storage.write(run.pipeline_uri, frozen)

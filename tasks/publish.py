@@ -9,7 +9,7 @@ from include import approvals, storage
 from include.approvals import Held, standing_of
 from include.audit import Audited, HeldForApproval, audit, require
 from include.config import PipelineConfig
-from include.errors import CorruptData
+from include.errors import CorruptData, PermanentError
 from include.pipeline import planned_pipeline
 from include.run import (
     GateResult,
@@ -23,7 +23,16 @@ from include.run import (
 from include.score_shift import Reference
 from include.scoring import ScoringJob, load_job, receipts, scored_columns
 from include.snapshots import load_manifest
-from include.stores import Decision, Store, Version, VersionManifest, open_store, rule
+from include.stores import (
+    Decision,
+    Overtaken,
+    Seen,
+    Store,
+    Version,
+    VersionManifest,
+    open_store,
+    rule,
+)
 from include.workspace import Workspace
 from tasks.step import step_of
 
@@ -43,27 +52,55 @@ def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> P
         workspace = Workspace(run.workspace, run.pipeline)
         store = open_store(config.predictions, workspace.predictions())
         as_of = run.partition.as_of
-        current, manifest = store.current(as_of), store.manifest(as_of, scored.version)
-        audited, approval = Audited((), None), None
-        if current is None or manifest is None or current.version != scored.version:
-            source = load_manifest(snapshot)
-            manifest = _manifest(run, config, source, gate, scored, snapshot.uri)
-            store.stage(manifest)
-            require_not_rolled_back(store, manifest)
-            approvals.require_not_rejected(standing_of(workspace, as_of, scored.version))
-            reference = _followed(store, as_of)
-            audited = audit(
-                manifest, source, config.predictions.audit, config.model.output, reference
-            )
-            _forget_damaged(scored, audited)
-            approval = _cleared(run, config, manifest, audited, current)
-        else:
-            _require_same_parts(manifest, load_job(scored.uri))
-        published = store.commit(manifest, run.planned_at, approval)
+        while True:
+            current, manifest = store.current(as_of), store.manifest(as_of, scored.version)
+            audited, approval = Audited((), None), None
+            if current is None or manifest is None or current.version != scored.version:
+                require_wanted(run, current, scored.version)
+                source = load_manifest(snapshot)
+                manifest = _manifest(run, config, source, gate, scored, snapshot.uri)
+                store.stage(manifest)
+                require_not_rolled_back(store, manifest)
+                approvals.require_not_rejected(standing_of(workspace, as_of, scored.version))
+                reference = followed(store, as_of, current)
+                audited = audit(
+                    manifest, source, config.predictions.audit, config.model.output, reference
+                )
+                _forget_damaged(scored, audited)
+                approval = _cleared(run, config, manifest, audited, current)
+            else:
+                _require_same_parts(manifest, load_job(scored.uri))
+            try:
+                published = store.commit(manifest, run.planned_at, approval, seen=Seen.of(current))
+            except Overtaken as error:
+                log.info("%s %s: %s; audited again", run.pipeline, run.partition, error.found)
+                continue
+            break
         if approval is None and audited.checks:
             approvals.forget(workspace, as_of, scored.version)
         recorder.result = noted(run, published, approval, audited)
         return recorder.result
+
+
+def require_wanted(run: Run, current: Version | None, version: str) -> None:
+    """Raise where readers got, while the run was under way, what it was asked to leave alone.
+
+    It looked before it was planned (tasks/preview.py), and hours may have passed since.
+    """
+    if current is None or run.rescore == "all":
+        return
+    if run.rescore == "missing":
+        found = f"run {current.run_id} has published version {current.version} meanwhile"
+    elif current.decision is not None:
+        found = f"the partition was rolled back to version {current.version} {current.decision}"
+    else:
+        return
+    raise PermanentError(
+        f"{found}, and this run was asked to leave such a partition alone (rescore: "
+        f"{run.rescore}): version {version} was not published",
+        do="nothing, if that version is the one to have; otherwise run the partition with "
+        "rescore: all",
+    )
 
 
 def _require_same_parts(manifest: VersionManifest, job: ScoringJob) -> None:
@@ -120,36 +157,54 @@ def _cleared(
     try:
         require(audited, manifest)
     except HeldForApproval as error:
-        standing = standing_of(workspace, manifest.as_of, manifest.version)
-        replaces = current.version if current is not None else None
-        given = standing.approval_to_replace(replaces, now)
+        standing, replaces = (
+            standing_of(workspace, manifest.as_of, manifest.version),
+            Seen.of(current),
+        )
+        given = standing.approval_to_replace(replaces.version, now)
         if given is not None:
             return given.decision
-        assert audited.shift is not None
-        rules, again = config.predictions.audit, standing.why_again(replaces)
-        held = approvals.ask(
-            workspace,
-            Held(
-                pipeline=manifest.pipeline,
-                as_of=manifest.as_of,
-                version=manifest.version,
-                run=run,
-                held_at=now,
-                until=now + dt.timedelta(hours=rules.approval_hours),
-                replaces=replaces,
-                shift=audited.shift,
-                message="; ".join(filter(None, (error.found, again))),
-                checks=audited.checks,
-                again=again,
-            ),
-        )
-        raise HeldForApproval(held.message, do=held.how_to_answer()) from None
+        again = standing.why_again(replaces.version)
+        raise asked(run, config, manifest, audited, replaces, error.found, again, now) from None
     return None
 
 
-def _followed(store: Store, as_of: dt.date) -> Reference | None:
-    """What readers have of the date, else of the latest date before it."""
-    current = store.current(as_of)
+def asked(
+    run: Run,
+    config: PipelineConfig,
+    manifest: VersionManifest,
+    audited: Audited,
+    replaces: Seen,
+    found: str,
+    again: str,
+    now: dt.datetime,
+) -> HeldForApproval:
+    """Put the question whether the version is to be published to a person; its error.
+
+    `found` says why it is asked, and `again` why an answer from before does not count.
+    """
+    assert audited.shift is not None
+    held = approvals.ask(
+        Workspace(run.workspace, run.pipeline),
+        Held(
+            pipeline=manifest.pipeline,
+            as_of=manifest.as_of,
+            version=manifest.version,
+            run=run,
+            held_at=now,
+            until=now + dt.timedelta(hours=config.predictions.audit.approval_hours),
+            replaces=replaces.version,
+            shift=audited.shift,
+            message="; ".join(filter(None, (found, again))),
+            checks=audited.checks,
+            again=again,
+        ),
+    )
+    return HeldForApproval(held.message, do=held.how_to_answer())
+
+
+def followed(store: Store, as_of: dt.date, current: Version | None) -> Reference | None:
+    """What readers have of the date, `current`, else of the latest date before it."""
     if current is None:
         earlier = [date for date in store.current_dates() if date < as_of]
         current = store.current(earlier[-1]) if earlier else None

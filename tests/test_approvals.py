@@ -221,6 +221,33 @@ def test_a_rejection_outlives_the_files_of_what_was_rejected(tiny: World) -> Non
     assert held.current == held.version
 
 
+def test_a_rejected_version_is_compared_with_what_readers_have_by_now_before_it_is_published(
+    held: Held,
+) -> None:
+    assert command("reject", NAME, "--date", str(held.day), "--by", "ann").exit_code == 0
+    visits = f"(SELECT max(visits) FROM accounts WHERE event_date = '{FIRST}') * random()"
+    held.world.execute(f"UPDATE accounts SET visits = {visits} WHERE event_date = '{held.day}'")
+    held.world.configure({"predictions": {"audit": {"max_score_psi": 100.0}}})
+    other = run(held.day)
+    held.world.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
+    assert other.report is not None and other.report.state == "published", other.error
+    replaces = held.current
+    answer = ("approve", NAME, "--date", str(held.day), "--version", held.version, "--by", "cid")
+    asked = command(*answer, "--overrule")
+    assert asked.exit_code == 3, asked.output
+    assert f"from version {replaces} of {held.day}" in asked.stderr
+    assert "rejected by ann" in asked.stderr and f"they have {replaces} now" in asked.stderr
+    assert "daybreak approve" in asked.stderr
+    question = held.question()
+    assert (question.question, question.replaces) == (2, replaces)
+    assert held.state() == "waiting" and held.current == replaces
+    # Who has seen the figures answers once more, and that is all it takes.
+    done = command(*answer)
+    assert done.exit_code == 0, done.output
+    assert held.current == held.version
+    assert held.store.versions(held.day)[-1].approval is not None
+
+
 def test_without_an_answer_in_time_it_counts_as_rejected_and_the_next_run_asks_anew(
     held: Held,
 ) -> None:

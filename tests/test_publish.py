@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,13 +13,13 @@ import pytest
 from include import approvals, storage
 from include.approval_page import question
 from include.approvals import Answer, Held, held_uri, standing_of
-from include.audit import AuditFailed, HeldForApproval
+from include.audit import Audited, AuditFailed, HeldForApproval, audit
 from include.config import Predictions
 from include.errors import CorruptData, PermanentError
 from include.pipeline import planned_pipeline
-from include.run import GateResult, Published, Run, Scored, Snapshot
+from include.run import GateResult, Published, Rescore, Run, Scored, Snapshot
 from include.scoring import load_job, receipts
-from include.stores import Store, open_store
+from include.stores import Decision, Store, open_store
 from include.stores.delta_files import verify
 from include.workspace import Workspace
 from tasks.extract import extract
@@ -53,8 +53,10 @@ Prepare = Callable[..., Prepared]
 
 @pytest.fixture
 def prepare(tiny: World) -> Prepare:
-    def prepared(date: dt.date | None = None, run: str = "test") -> Prepared:
-        planned = plan(tiny.request(date, run=run))
+    def prepared(
+        date: dt.date | None = None, run: str = "test", rescore: Rescore = "all"
+    ) -> Prepared:
+        planned = plan(tiny.request(date, run=run, rescore=rescore))
         snapshot = extract(planned)
         gated = gate(planned, snapshot)
         return Prepared(planned, snapshot, gated, score(planned, snapshot, gated))
@@ -309,6 +311,68 @@ def test_a_slow_run_does_not_supersede_one_that_was_planned_after_it(
     with pytest.raises(PermanentError, match="comes too late"):
         slow.publish()
     assert store.current(tiny.day).version == fast.scored.version  # type: ignore[union-attr]
+
+
+def test_a_run_that_is_overtaken_after_its_audit_is_audited_again(
+    tiny: World, prepare: Prepare, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
+    sql = (tiny.folder / "features.sql").read_text("utf-8")
+    rewrite(tiny, POORER)
+    fast = prepare(run="fast")
+    rewrite(tiny, sql)
+    slow = prepare(run="slow")
+    publish_after_the_first_audit(monkeypatch, fast)
+    # Nothing was there when it was audited: without another look it would be published unasked.
+    with pytest.raises(HeldForApproval, match=f"from version {fast.scored.version} of {tiny.day}"):
+        slow.publish()
+    assert store.current(tiny.day).version == fast.scored.version  # type: ignore[union-attr]
+    approve_without_publishing(tiny, slow.scored.version)
+    # Neither does an approval count for another version than the one that it was to replace.
+    rewrite(tiny, RICHER)
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 100.0}}})
+    richer = prepare(run="richer")
+    publish_after_the_first_audit(monkeypatch, richer)
+    with pytest.raises(PermanentError, match="comes too late"):
+        slow.publish()
+    assert store.current(tiny.day).version == richer.scored.version  # type: ignore[union-attr]
+
+
+def publish_after_the_first_audit(patch: pytest.MonkeyPatch, other: Prepared) -> None:
+    """Let another run publish in the moment in which the next one has audited its version."""
+
+    def audited(*values: Any) -> Audited:
+        found = audit(*values)
+        patch.setattr("tasks.publish.audit", audit)
+        other.publish()
+        return found
+
+    patch.setattr("tasks.publish.audit", audited)
+
+
+def test_a_run_that_was_to_leave_published_partitions_alone_leaves_one_that_came_meanwhile(
+    tiny: World, prepare: Prepare, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly = prepare(run="nightly")
+    rewrite(tiny, RICHER)
+    backfill = prepare(run="backfill", rescore="missing")
+    publish_after_the_first_audit(monkeypatch, nightly)
+    found = f"run {nightly.run.run_id} has published version {nightly.scored.version} meanwhile"
+    for attempt in ("overtaken", "again"):
+        with pytest.raises(PermanentError, match=found) as error:
+            backfill.publish()
+        assert "rescore: all" in error.value.do, attempt
+    assert store.current(tiny.day).version == nightly.scored.version  # type: ignore[union-attr]
+    # One that may replace what is stale does, unless a person rolled the partition back meanwhile.
+    stale = prepare(run="stale", rescore="stale")
+    assert stale.publish().replaced == nightly.scored.version
+    rewrite(tiny, POORER)
+    late = prepare(run="late", rescore="stale")
+    decision = Decision(by="ann", at=late.run.planned_at - dt.timedelta(seconds=1), reason="r")
+    store.rollback(tiny.day, nightly.scored.version, decision, replacing=stale.scored.version)
+    with pytest.raises(PermanentError, match="was rolled back to version .* by ann"):
+        late.publish()
+    assert store.current(tiny.day).version == nightly.scored.version  # type: ignore[union-attr]
 
 
 def test_a_pass_through_column_that_the_table_cannot_hold_says_what_to_cast(

@@ -478,6 +478,13 @@ def test_a_rollback_goes_to_what_readers_had_before_whatever_was_begun_first(tin
     table.store.rollback(DAY, "vquick", decision, replacing="vlast")
     publish_one("vnew", 120)
     assert target() == "vquick"
+    publish_one("vslow", -10)
+    publish_one("vworst", 130)
+    for expected in ("vslow", "vnew", "vquick"):
+        assert target() == expected
+        (move,) = plan_rollback(table, DAY, None)
+        table.store.rollback(DAY, expected, decision, replacing=move.current.version)
+    assert target() is None
 
 
 def test_all_partitions_of_a_model_version_go_back_and_those_that_cannot_are_named(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from include.pipeline import Pipeline, load_pipeline
-from include.run import Invocation, Request
+from include.run import Invocation, Request, Rescore
 from include.settings import silence_telemetry
 
 if TYPE_CHECKING:
@@ -174,7 +174,12 @@ class World:
         return load_pipeline(self.folder)
 
     def request(
-        self, date: dt.date | None = None, *, run: str = "test", model_version: str | None = None
+        self,
+        date: dt.date | None = None,
+        *,
+        run: str = "test",
+        model_version: str | None = None,
+        rescore: Rescore = "all",
     ) -> Request:
         """A request as `daybreak run` makes it; two requests of one `run` are the same run."""
         return Request(
@@ -182,6 +187,7 @@ class World:
             invocation=Invocation(orchestrator="cli", id=run),
             partition_date=date or self.day,
             model_version=model_version,
+            rescore=rescore,
         )
 
     def configure(self, changes: dict[str, Any]) -> None:

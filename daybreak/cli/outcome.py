@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from daybreak.exit_codes import BAD_CONFIG, FAILED, INTERRUPTED, OK
+from daybreak.exit_codes import BAD_CONFIG, FAILED, HELD, INTERRUPTED, OK
 from include.termination import RESUMABLE, Terminated, ended_by_sigterm
 from include.termination import leave as end_now
 
@@ -39,7 +39,10 @@ def told(as_json: bool, debug: bool) -> Iterator[None]:
 
         err = console(stderr=True)
         known = isinstance(error, DaybreakError)
-        say(err, "Error" if known else "Unexpected error", sentence(error))
+        held = code_of(error, None) == HELD
+        say(
+            err, "Held" if held else "Error" if known else "Unexpected error", sentence(error), held
+        )
         if debug:
             print_traceback(err, error)
         elif not known:
@@ -55,8 +58,11 @@ def told(as_json: bool, debug: bool) -> Iterator[None]:
 
 
 def code_of(error: Exception, step: str | None) -> int:
+    from include.audit import HeldForApproval
     from include.errors import BadConfig
 
+    if isinstance(error, HeldForApproval):
+        return HELD
     # Later steps meet bad configuration too, but only what stops a plan has run nothing.
     return BAD_CONFIG if isinstance(error, BadConfig) and step in (None, "plan") else FAILED
 

@@ -118,7 +118,11 @@ def approve(
     by: By = None,
     overrule: Annotated[
         bool,
-        typer.Option("--overrule", help="Also a version that was rejected, or whose time passed."),
+        typer.Option(
+            "--overrule",
+            help="Also a version that was rejected, or whose time passed. Where readers have "
+            "another one since, it is compared with that one and asked again.",
+        ),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,

@@ -72,6 +72,20 @@ class RolledBack(PermanentError):
     """A person rolled back from this version: it does not come back by itself."""
 
 
+class Seen(Value):
+    """What readers had of a date when something was decided about it: a version, or nothing."""
+
+    version: str | None
+
+    @classmethod
+    def of(cls, current: Version | None) -> Seen:
+        return cls(version=current.version if current is not None else None)
+
+
+class Overtaken(PermanentError):
+    """Readers have another version than the one that was looked at for a decision."""
+
+
 class Unclaimed(PermanentError):
     """The version was deleted since this run claimed it: it has to be scored anew."""
 
@@ -95,7 +109,8 @@ class Version(Value):
     is the person's approval that a run's version was held for, None where it needed none.
     `rolled_back` says that a person rolled back from it and nobody took that back, `rolled_back_by`
     which rollback that was.
-    `superseded_at` is when another version took its place.
+    `superseded_at` is when another version took its place. `before` is of the current version: what
+    readers had before it as far as runs published it, the last one at the front.
     """
 
     as_of: dt.date
@@ -111,6 +126,7 @@ class Version(Value):
     rolled_back: bool = False
     rolled_back_by: Decision | None = None
     superseded_at: dt.datetime | None = None
+    before: tuple[str, ...] = ()
 
 
 class Stored(Value):
@@ -178,6 +194,9 @@ class Store(Protocol):
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
         """The manifest of a staged or committed version; None where nothing was staged."""
 
+    def manifests(self, names: Sequence[tuple[dt.date, str]]) -> list[VersionManifest]:
+        """The manifests of those of these versions that have one: many at once, in their order."""
+
     def stage(self, manifest: VersionManifest) -> str:
         """Write the manifest beside the parts; its URI. Readers still see nothing of it.
 
@@ -190,21 +209,24 @@ class Store(Protocol):
         manifest: VersionManifest,
         planned_at: dt.datetime,
         approval: Decision | None = None,
+        *,
+        seen: Seen | None = None,
     ) -> Published:
         """Make the staged version current, in one move; `unchanged` where it is already.
 
         `planned_at` is that of the run which asks, and orders runs; `approval` is on record with
-        the commit. Raises PermanentError when a
-        version of a run planned later, or a rollback decided later, took the partition meanwhile,
-        RolledBack when this very version was rolled back from, and TransientError when the table
-        was too busy to take the commit. Ending a rollback is said in the result's `note`.
+        the commit. Raises PermanentError when a version of a run planned later, or a rollback
+        decided later, took the partition meanwhile, RolledBack when this very version was rolled
+        back from, and TransientError when the table was too busy to take the commit. `seen` is
+        what readers had when the version was audited: Overtaken is raised where it would replace
+        another one. Ending a rollback is said in the result's `note`.
         """
 
     def rollback(self, as_of: dt.date, to: str, decision: Decision, *, replacing: str) -> Published:
         """Make a version current again that was committed before, in one move.
 
         `replacing` is what the person saw as current; where readers have another version by now,
-        PermanentError is raised. Every file is read first and held against the manifest:
+        Overtaken is raised. Every file is read first and held against the manifest:
         CorruptData where one is missing or another, and then nothing has changed. `unchanged`
         where `to` is current already. A run planned before `decision.at` does not supersede it,
         and the version that is replaced is refused by `commit` until a rollback names it.

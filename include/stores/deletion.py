@@ -1,12 +1,17 @@
-"""What every deletion of versions asks: is it still due, and is it still under way."""
+"""What every deletion of versions asks, still due and still under way, and a reader beside it."""
 
 from __future__ import annotations
 
 import datetime as dt
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from include.errors import PermanentError
 from include.stores import Version
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ASK_AGAIN_SECONDS = 0.2
 
@@ -37,3 +42,22 @@ class UnderWay:
         under_way = self._ask()
         self._until = now + ASK_AGAIN_SECONDS if under_way else 0.0
         return under_way
+
+
+def read_beside_deletions(look: Callable[[], tuple[object, Callable[[], pa.Table]]]) -> pa.Table:
+    """The rows of a date's current version, whichever that is by the time at which it is read.
+
+    `look` gives what readers have now, None for nothing, and how to read that. Where its files
+    went meanwhile, since another version took its place and retention keeps none but the current
+    one, that other one is read. Raises what reading raised where nothing else took its place.
+    """
+    tried: list[object] = []
+    current, read = look()
+    while True:
+        try:
+            return read()
+        except (FileNotFoundError, PermanentError):
+            tried.append(current)
+            current, read = look()
+            if None in tried or current in tried:
+                raise

@@ -13,7 +13,7 @@ import datetime as dt
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from include.stores import (
     Claim,
     Decision,
     Expired,
+    Seen,
     SetUp,
     Stored,
     Version,
@@ -33,6 +34,7 @@ from include.stores import (
     delta_log,
     rule,
 )
+from include.stores.deletion import read_beside_deletions
 from include.stores.delta_files import add_actions, verify
 from include.stores.delta_read import read_current, read_parts
 from include.stores.delta_schema import PARTITION_BY, delta_types, merged, types_of
@@ -79,14 +81,19 @@ class Table:
         making = self.history.standing(as_of, version).making
         return self.history.manifest(as_of, version, making)
 
+    def manifests(self, names: Sequence[tuple[dt.date, str]]) -> list[VersionManifest]:
+        with ThreadPoolExecutor(READERS) as readers:
+            found = readers.map(lambda name: self.manifest(*name), names)
+            return [manifest for manifest in found if manifest is not None]
+
     def stage(self, manifest: VersionManifest) -> str:
         """Write the manifest; its URI. Raises PermanentError where the table cannot hold it."""
         as_of, version = manifest.as_of, manifest.version
         making = delta_expiry.require_not_deleting(self.root, self.history, as_of, version)
         staged = self.history.manifest(as_of, version, making)
         if making:
-            claimed = self.history.claimed(as_of, version, making)
-            rule.require_claimed(manifest, rule.claim_of(staged) if staged else claimed)
+            kept = staged or self.history.claimed(as_of, version, making)
+            rule.require_claimed(manifest, kept)
         table = delta_log.load(self.root)
         types = delta_types(manifest.columns)
         if table is not None:
@@ -105,13 +112,15 @@ class Table:
         manifest: VersionManifest,
         planned_at: dt.datetime,
         approval: Decision | None = None,
+        *,
+        seen: Seen | None = None,
     ) -> Published:
         """Make the staged version current, in one Delta transaction; the class gives the rule.
 
         Writes one small JSON file to Delta's log (now and then a checkpoint) and one commit
         record. `planned_at` is that of the run which asks.
         """
-        return self._move(manifest, planned_at, approval=approval)
+        return self._move(manifest, planned_at, seen, approval=approval)
 
     def rollback(self, as_of: dt.date, to: str, decision: Decision, *, replacing: str) -> Published:
         """Make an older version current again; reads all its bytes before, and copies none."""
@@ -120,14 +129,14 @@ class Table:
         if manifest is None or to not in committed:
             raise self._not_stored(as_of, to)
         verify(manifest)
-        return self._move(manifest, decision.at, decision, replacing)
+        return self._move(manifest, decision.at, Seen(version=replacing), decision)
 
     def _move(
         self,
         manifest: VersionManifest,
         planned_at: dt.datetime,
+        seen: Seen | None,
         decision: Decision | None = None,
-        replacing: str | None = None,
         approval: Decision | None = None,
     ) -> Published:
         from deltalake.exceptions import CommitFailedError
@@ -145,14 +154,13 @@ class Table:
                 return rule.outcome(current, self.root, table.version(), published=ours, note=note)
             if decision is None:
                 rule.require_not_superseded(manifest, planned_at, current)
-            else:
-                rule.require_seen(manifest, replacing, current)
+            rule.require_seen(manifest, seen, current)
             # After the table was loaded: see delta_expiry.py.
             as_of, version = manifest.as_of, manifest.version
             making = delta_expiry.require_not_deleting(self.root, self.history, as_of, version)
             staged = self.history.manifest(as_of, version, making)
             if making:
-                rule.require_claimed(manifest, rule.claim_of(staged) if staged else None)
+                rule.require_claimed(manifest, staged)
                 actions = None
             rule.require_on_record(manifest, staged)
             note = rule.ended(current) if decision is None else None
@@ -280,17 +288,13 @@ class Table:
         Where the version's files went while they were read, since another one took its place and
         retention keeps none but the current one, that other one is read.
         """
-        before: str | None = None
-        while True:
+
+        def look() -> tuple[str | None, Callable[[], pa.Table]]:
             table = delta_log.load(self.root)
             held = delta_log.held(table, as_of)
-            try:
-                return self._read(table, held, as_of, version, columns)
-            except (FileNotFoundError, PermanentError):
-                current = delta_log.held(delta_log.load(self.root), as_of)
-                if version is not None or held is None or current in (held, before):
-                    raise
-                before = held
+            return held, lambda: self._read(table, held, as_of, version, columns)
+
+        return look()[1]() if version is not None else read_beside_deletions(look)
 
     def _read(
         self,

@@ -11,7 +11,15 @@ import datetime as dt
 
 from include.errors import CorruptData, PermanentError
 from include.run import Published
-from include.stores import Claim, Decision, RolledBack, Unclaimed, VersionManifest
+from include.stores import (
+    Claim,
+    Decision,
+    Overtaken,
+    RolledBack,
+    Seen,
+    Unclaimed,
+    VersionManifest,
+)
 from include.stores.history import Commit
 
 CLOCKS_DIFFER = dt.timedelta(days=1)  # by more than that, one of them is wrong
@@ -76,13 +84,14 @@ def claim_of(manifest: VersionManifest) -> Claim:
     return Claim(run_id=manifest.run_id, scored_at=manifest.scored_at)
 
 
-def require_claimed(manifest: VersionManifest, claim: Claim | None) -> None:
-    """Raise where `claim`, which a version has that was deleted before, is not the manifest's.
+def require_claimed(manifest: VersionManifest, kept: VersionManifest | Claim | None) -> None:
+    """Raise where a version that was deleted before belongs to another run than the manifest's.
 
-    Who slept in that deletion may still delete files that have the names of earlier claims.
+    Who slept in that deletion may still delete files that have the names of earlier claims. `kept`
+    says whose it is: its staged manifest, or else the claim.
     """
-    if claim != claim_of(manifest):
-        since = f", and run {claim.run_id} has claimed it since" if claim is not None else ""
+    if kept is None or (kept.run_id, kept.scored_at) != (manifest.run_id, manifest.scored_at):
+        since = f", and run {kept.run_id} has claimed it since" if kept is not None else ""
         raise Unclaimed(
             f"version {manifest.version} of {manifest.as_of} was deleted after run "
             f"{manifest.run_id} had begun to score it{since}: nothing was published",
@@ -155,12 +164,13 @@ def _how_to_come_first(planned_at: dt.datetime) -> str:
     return "start a new run of the partition if the older version is the one to have"
 
 
-def require_seen(manifest: VersionManifest, seen: str | None, current: Commit | None) -> None:
-    """Raise where readers have another version than the one that a person decided about."""
+def require_seen(manifest: VersionManifest, seen: Seen | None, current: Commit | None) -> None:
+    """Raise where readers have another version than the one that was looked at."""
     has = current.version if current is not None else None
-    if has != seen:
-        raise PermanentError(
-            f"{manifest.as_of} has version {has} since, not {seen}: nothing was rolled back",
+    if seen is not None and has != seen.version:
+        raise Overtaken(
+            f"readers have version {has or 'none'} of {manifest.as_of} now, and had "
+            f"{seen.version or 'none'} when this was decided: nothing was changed",
             do="look at the versions again, and decide about that one",
         )
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from include.stores import (
     Claim,
     Decision,
     Expired,
+    Seen,
     SetUp,
     Stored,
     Version,
@@ -39,7 +40,7 @@ from include.stores import (
     snowflake_expiry,
     snowflake_setup,
 )
-from include.stores.deletion import UnderWay, was_current_since
+from include.stores.deletion import UnderWay, read_beside_deletions, was_current_since
 from include.stores.history import Commit, first_claim, kept_claim
 from include.stores.snowflake_history import (
     Entry,
@@ -102,6 +103,12 @@ class Table:
     def manifest(self, as_of: dt.date, version: str) -> VersionManifest | None:
         return manifest_of(self._history.of_version(as_of, version))
 
+    def manifests(self, names: Sequence[tuple[dt.date, str]]) -> list[VersionManifest]:
+        dates = [as_of for as_of, _ in names]
+        states = self._history.states(min(dates), max(dates)) if dates else {}
+        found = [manifest_of(states.get(name, [])) for name in names]
+        return [manifest for manifest in found if manifest is not None]
+
     def stage(self, manifest: VersionManifest) -> str:
         """Write the manifest; where it stands. Raises PermanentError where no table can hold it."""
         require_one_case(manifest.columns)
@@ -115,8 +122,8 @@ class Table:
             self._require_not_deleting(as_of, version, entries)
             staged = manifest_of(entries)
             if making := making_of(entries):
-                claimed = kept_claim(self._claim_uri(as_of, version, making))
-                rule.require_claimed(manifest, rule.claim_of(staged) if staged else claimed)
+                kept = staged or kept_claim(self._claim_uri(as_of, version, making))
+                rule.require_claimed(manifest, kept)
             if (
                 staged is not None
                 and parts_digest(staged) != parts
@@ -133,13 +140,15 @@ class Table:
         manifest: VersionManifest,
         planned_at: dt.datetime,
         approval: Decision | None = None,
+        *,
+        seen: Seen | None = None,
     ) -> Published:
         """Make the staged version current, in one transaction; rule.py has the rule.
 
         A version that is not in the table yet is loaded in the same transaction. `planned_at` is
         that of the run which asks.
         """
-        return self._move(manifest, planned_at, approval=approval)
+        return self._move(manifest, planned_at, seen, approval=approval)
 
     def rollback(self, as_of: dt.date, to: str, decision: Decision, *, replacing: str) -> Published:
         """Make an older version current again; reads all its parts before, and loads none again."""
@@ -147,14 +156,14 @@ class Table:
         if manifest is None or to not in {version.version for version in self.versions(as_of)}:
             raise self._not_stored(as_of, to)
         verify(manifest)
-        return self._move(manifest, decision.at, decision, replacing)
+        return self._move(manifest, decision.at, Seen(version=replacing), decision)
 
     def _move(
         self,
         manifest: VersionManifest,
         planned_at: dt.datetime,
+        seen: Seen | None,
         decision: Decision | None = None,
-        replacing: str | None = None,
         approval: Decision | None = None,
     ) -> Published:
         mark = uuid.uuid4().hex
@@ -178,14 +187,13 @@ class Table:
                 return self._outcome(current, number, published=current.mark == mark)
             if decision is None:
                 rule.require_not_superseded(manifest, planned_at, current)
-            else:
-                rule.require_seen(manifest, replacing, current)
+            rule.require_seen(manifest, seen, current)
             entries = self._history.of_version(manifest.as_of, manifest.version)
             self._require_not_deleting(manifest.as_of, manifest.version, entries)
             if (staged := manifest_of(entries)) is None:
                 raise self._not_stored(manifest.as_of, manifest.version)
             if making_of(entries):
-                rule.require_claimed(manifest, rule.claim_of(staged))
+                rule.require_claimed(manifest, staged)
             rule.require_on_record(manifest, staged)
             if not self._is_loaded(manifest, entries):
                 # A load takes the files from the stage, even if the transaction fails later.
@@ -262,16 +270,12 @@ class Table:
         Where the version's rows went while they were read, since another one took its place and
         retention keeps none but the current one, that other one is read.
         """
-        before: Commit | None = None
-        while True:
+
+        def look() -> tuple[Commit | None, Callable[[], pa.Table]]:
             current = self._current_commit(as_of)
-            try:
-                return self._read(current, as_of, version, columns)
-            except PermanentError:
-                now = self._current_commit(as_of)
-                if version is not None or current is None or now in (current, before):
-                    raise
-                before = current
+            return current, lambda: self._read(current, as_of, version, columns)
+
+        return look()[1]() if version is not None else read_beside_deletions(look)
 
     def _read(
         self,

@@ -72,6 +72,14 @@ class SnowflakeHistory:
         """Every entry, the oldest first; of all but commits without their content."""
         return self._entries("1 = 1", (), f"CASE WHEN KIND = '{COMMITTED}' THEN RECORD ELSE '' END")
 
+    def states(self, first: dt.date, last: dt.date) -> dict[tuple[dt.date, str], list[Entry]]:
+        """What was staged and deleted of each version, of the dates from `first` to `last`."""
+        found: dict[tuple[dt.date, str], list[Entry]] = {}
+        where = f"KIND <> '{COMMITTED}' AND AS_OF BETWEEN ? AND ?"
+        for entry in self._entries(where, (first, last)):
+            found.setdefault((entry.as_of, entry.version), []).append(entry)
+        return found
+
     def of_version(self, as_of: dt.date, version: str) -> list[Entry]:
         return self._entries("AS_OF = ? AND VERSION = ?", (as_of, version))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from include.config import Predictions
 from include.errors import PermanentError
-from include.stores import Store, open_store
+from include.stores import Overtaken, Seen, Store, open_store
 from tests.staged_versions import DAY, PLANNED_AT, staged
 from tests.world import World
 
@@ -66,14 +66,20 @@ def publish_round(store: Store, writer: int, turn: int, meeting: Path, outcomes:
     ]
     meet(meeting, turn, writer)
     for manifest, (as_of, version, planned) in zip(manifests, wanted, strict=True):
-        line: dict[str, Any] = {"as_of": str(as_of), "version": version}
-        try:
-            done = store.commit(manifest, planned)
-        except PermanentError as error:
-            assert "comes too late" in str(error), error
-            line["outcome"] = "late"
-        else:
-            line |= {"outcome": done.outcome, "replaced": done.replaced}
+        line: dict[str, Any] = {"as_of": str(as_of), "version": version, "overtaken": 0}
+        while "outcome" not in line:
+            # As `publish` does, which audits the version against what it saw.
+            seen = Seen.of(store.current(as_of))
+            try:
+                done = store.commit(manifest, planned, seen=seen)
+            except Overtaken:
+                line["overtaken"] += 1
+            except PermanentError as error:
+                assert "comes too late" in str(error), error
+                line["outcome"] = "late"
+            else:
+                assert done.outcome == "unchanged" or done.replaced == seen.version
+                line |= {"outcome": done.outcome, "replaced": done.replaced}
         outcomes.write(json.dumps(line) + "\n")
 
 

@@ -69,8 +69,10 @@ def test_writers_that_publish_the_same_and_different_dates_at_once_leave_what_th
     for turn in range(rounds):
         assert_the_rule(store, turn, outcomes)
     assert reads
+    lines = [line for those in outcomes.values() for line in those]
     print(
-        f"{place.name}: {rounds} rounds, {sum(map(len, outcomes.values()))} commits asked for, "
+        f"{place.name}: {rounds} rounds, {len(lines)} commits asked for, of which "
+        f"{sum(line['overtaken'] > 0 for line in lines)} were overtaken and looked again, "
         f"{reads.total()} reads meanwhile"
     )
 
