@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from daybreak.versions import PredictionTable, table_of
 from include.errors import BadConfig, DaybreakError, PermanentError
-from include.stores import Decision, Version
+from include.stores import Decision, Store, Version
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,7 +47,7 @@ def plan_rollback(table: PredictionTable, day: dt.date, to: str | None) -> list[
             pipeline=table.pipeline.name,
         )
     if to is None:
-        target = next(iter(_earlier(versions, current)), None)
+        target = next(iter(_earlier(table.store, as_of, versions)), None)
         return [Move(as_of, current, target, "planned" if target else "no other version")]
     target = next((version for version in versions if version.version == to), None)
     if target is None:
@@ -77,7 +77,7 @@ def plan_model_rollback(
         current = next((version for version in versions if version.current), None)
         if current is None or current.model_version != model_version:
             continue
-        earlier = _earlier(versions, current)
+        earlier = _earlier(table.store, as_of, versions)
         target = next((one for one in earlier if one.model_version != model_version), None)
         moves.append(Move(as_of, current, target, "planned" if target else "no other version"))
     return moves
@@ -101,13 +101,13 @@ def _carried_out(table: PredictionTable, move: Move, by: str, reason: str) -> Mo
     return replace(move, state=done.outcome)
 
 
-def _earlier(versions: list[Version], current: Version) -> list[Version]:
+def _earlier(store: Store, as_of: dt.date, versions: list[Version]) -> list[Version]:
     """What a rollback may choose by itself, the version that readers had last at the front.
 
     A second rollback goes further back, and not forth to what the first one left.
     """
     kept = {one.version: one for one in versions if not one.rolled_back}
-    return [kept[name] for name in current.before if name in kept]
+    return [kept[name] for name in store.before(as_of) if name in kept]
 
 
 def rollback_command(

@@ -109,8 +109,7 @@ class Version(Value):
     is the person's approval that a run's version was held for, None where it needed none.
     `rolled_back` says that a person rolled back from it and nobody took that back, `rolled_back_by`
     which rollback that was.
-    `superseded_at` is when another version took its place. `before` is of the current version: what
-    readers had before it as far as runs published it, the last one at the front.
+    `superseded_at` is when another version took its place.
     """
 
     as_of: dt.date
@@ -126,7 +125,6 @@ class Version(Value):
     rolled_back: bool = False
     rolled_back_by: Decision | None = None
     superseded_at: dt.datetime | None = None
-    before: tuple[str, ...] = ()
 
 
 class Stored(Value):
@@ -249,6 +247,13 @@ class Store(Protocol):
 
     def versions(self, as_of: dt.date) -> list[Version]:
         """Every committed version of a date that is still stored, by its last commit."""
+
+    def before(self, as_of: dt.date) -> list[str]:
+        """What readers of a date had before its current version, the last one at the front.
+
+        That is what runs took the place of, one after another, stored or deleted since; a version
+        that a rollback brought back has before it what it had when a run published it.
+        """
 
     def expired(self, as_of: dt.date) -> list[Expired]:
         """The versions of a date whose files were deleted and are not there again."""

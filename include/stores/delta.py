@@ -38,7 +38,7 @@ from include.stores.deletion import read_beside_deletions
 from include.stores.delta_files import add_actions, verify
 from include.stores.delta_read import read_current, read_parts
 from include.stores.delta_schema import PARTITION_BY, delta_types, merged, types_of
-from include.stores.history import READERS, Commit, History
+from include.stores.history import READERS, Commit, History, before
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -235,15 +235,23 @@ class Table:
 
     def _listed(self, table: DeltaTable | None, as_of: dt.date) -> list[Version]:
         """Every version that was ever committed, those that were deleted since too."""
+        commits, current = self._commits(table, as_of)
+        return self.history.versions(commits, current)
+
+    def _commits(self, table: DeltaTable | None, as_of: dt.date) -> tuple[list[Commit], str | None]:
+        """Every commit of a date up to the loaded table, and the version that is current in it."""
         if table is None:
-            return []
+            return [], None
         # Others may have committed, and recorded it, since the table was loaded.
         seen = table.version()
         commits = [each for each in self.history.commits(as_of) if each.table_version <= seen]
         current = self._current_commit(table, as_of)
         if current is not None and current not in commits:
             commits.append(current)
-        return self.history.versions(commits, current.version if current is not None else None)
+        return commits, current.version if current is not None else None
+
+    def before(self, as_of: dt.date) -> list[str]:
+        return before(*self._commits(delta_log.load(self.root), as_of))
 
     def expired(self, as_of: dt.date) -> list[Expired]:
         kept = self.history.staged(as_of)

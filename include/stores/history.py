@@ -280,22 +280,9 @@ def versions_of(
             superseded_at=ordered[position + 1].committed_at
             if position + 1 < len(ordered)
             else None,
-            before=_before(ordered, version) if version == current else (),
         )
         for version, position in sorted(last.items(), key=lambda item: item[1])
     ]
-
-
-def _before(ordered: list[Commit], version: str) -> tuple[str, ...]:
-    """The versions that runs replaced on the way to this one, the last one at the front.
-
-    A rollback leads back on that way and adds nothing to it.
-    """
-    replaced = {each.version: each.replaced for each in ordered if each.decision is None}
-    found = [version]
-    while (next_one := replaced.get(found[-1])) is not None and next_one not in found:
-        found.append(next_one)
-    return tuple(found[1:])
 
 
 def version_of(
@@ -305,7 +292,6 @@ def version_of(
     *,
     rolled_back_by: Decision | None = None,
     superseded_at: dt.datetime | None = None,
-    before: tuple[str, ...] = (),
 ) -> Version:
     """A version by the commit that made it current the last time."""
     return Version(
@@ -322,5 +308,17 @@ def version_of(
         rolled_back=rolled_back_by is not None,
         rolled_back_by=rolled_back_by,
         superseded_at=superseded_at,
-        before=before,
     )
+
+
+def before(commits: list[Commit], current: str | None) -> list[str]:
+    """The versions of a date that runs replaced on the way to the current one, the last one first.
+
+    A rollback leads back on that way and adds nothing to it.
+    """
+    ordered = sorted(commits, key=lambda commit: commit.table_version)
+    replaced = {each.version: each.replaced for each in ordered if each.decision is None}
+    found, version = [current], current
+    while version is not None and (version := replaced.get(version)) not in found:
+        found.append(version)
+    return [name for name in found[1:] if name is not None]

@@ -41,11 +41,12 @@ from include.stores import (
     snowflake_setup,
 )
 from include.stores.deletion import UnderWay, read_beside_deletions, was_current_since
-from include.stores.history import Commit, first_claim, kept_claim
+from include.stores.history import Commit, before, first_claim, kept_claim
 from include.stores.snowflake_history import (
     Entry,
     SnowflakeHistory,
     by_version,
+    commits_of,
     loaded_parts,
     making_of,
     manifest_of,
@@ -241,6 +242,11 @@ class Table:
             for version in listed
             if version.current or manifest_of(of_version[version.version]) is not None
         ]
+
+    def before(self, as_of: dt.date) -> list[str]:
+        current = self._current_commit(as_of)
+        commits = commits_of(self._history.of_date(as_of))
+        return before(commits, current.version if current is not None else None)
 
     def expired(self, as_of: dt.date) -> list[Expired]:
         of_version = by_version(self._history.of_date(as_of))

@@ -105,10 +105,7 @@ class SnowflakeHistory:
 
     def versions(self, entries: list[Entry], current: str | None) -> list[Version]:
         """One entry per version that was ever committed, by its last commit, the oldest first."""
-        commits = [
-            Commit.model_validate_json(entry.record) for entry in entries if entry.kind == COMMITTED
-        ]
-        return versions_of(commits, current, self.manifest_uri)
+        return versions_of(commits_of(entries), current, self.manifest_uri)
 
     def version(self, commit: Commit, current: bool) -> Version:
         return version_of(commit, current, self.manifest_uri)
@@ -124,6 +121,10 @@ class SnowflakeHistory:
             Entry(int(n), kind, as_of, version, at.replace(tzinfo=dt.UTC), parts, text)
             for n, kind, as_of, version, at, parts, text in found
         ]
+
+
+def commits_of(entries: list[Entry]) -> list[Commit]:
+    return [Commit.model_validate_json(one.record) for one in entries if one.kind == COMMITTED]
 
 
 def last_state(entries: list[Entry]) -> Entry | None:

@@ -420,23 +420,20 @@ def test_a_version_is_not_published_over_another_one_than_it_was_audited_against
     assert_shows(store, v2)
 
 
-def test_the_current_version_knows_what_readers_had_before_it(store: Store) -> None:
-    def before() -> tuple[str, ...]:
-        (current,) = (version for version in store.versions(DAY) if version.current)
-        return current.before
-
+def test_a_table_knows_what_readers_had_before_the_current_version(store: Store) -> None:
+    assert store.before(DAY) == []
     for number in (1, 2, 3):
         store.commit(staged(store, f"v{number}"), PLANNED_AT)
-    assert before() == ("v2", "v1")
+    assert store.before(DAY) == ["v2", "v1"]
     store.rollback(DAY, "v2", ANNA, replacing="v3")
-    assert before() == ("v1",)
+    assert store.before(DAY) == ["v1"]
     store.commit(staged(store, "v4"), LATER)
-    assert before() == ("v2", "v1")
+    assert store.before(DAY) == ["v2", "v1"]
     # A version that a run made again came after what it then took the place of.
     store.commit(staged(store, "v1"), LATER)
-    assert before() == ("v4", "v2")
+    assert store.before(DAY) == ["v4", "v2"]
     store.delete([(DAY, "v4")], "retention", NOW)
-    assert before() == ("v4", "v2")
+    assert store.before(DAY) == ["v4", "v2"]
 
 
 def test_many_manifests_are_read_at_once(store: Store) -> None:
