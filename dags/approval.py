@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from airflow.providers.standard.operators.hitl import HITLOperator
@@ -29,7 +29,11 @@ from include import storage
 from include.connections import use_connections_of
 from include.errors import DaybreakError, PermanentError
 from include.settings import settings
+from include.stored import load
 from include.workspace import Workspace
+
+if TYPE_CHECKING:
+    from include.approvals import Held
 
 log = logging.getLogger("daybreak")
 
@@ -80,8 +84,7 @@ class AskForApproval(HITLOperator):
         page = report_page(context["dag_run"].dag_id, context["dag_run"].run_id)
         self.body = question(held, store.manifest(as_of, version), page)
         # Airflow forgets an answer when it is asked again: a retry only waits for it, or finds it.
-        name = f"asked-{ti.id}-{held.question}.json"
-        asked = storage.join(workspace.run(own_run_id(context)), name)
+        asked = f"{self._asked(workspace, context)}{held.question}.json"
         if not storage.exists(asked):
             upsert_hitl_detail(
                 ti_id=ti.id,
@@ -131,6 +134,7 @@ class AskForApproval(HITLOperator):
         chosen = event["chosen_options"]
         self.validate_chosen_options(chosen)
         given, who = event.get("params_input") or {}, event.get("responded_by_user") or {}
+        shown = self._shown(workspace, context)
         at = event["responded_at"]
         return {
             "version": version,
@@ -139,8 +143,25 @@ class AskForApproval(HITLOperator):
                 "by": who.get("name") or who.get("id") or "Airflow",
                 "at": at if isinstance(at, str) else at.isoformat(),
                 "reason": given.get("reason") or "",
+                "replaces": shown.replaces if shown is not None else None,
             },
         }
+
+    def _shown(self, workspace: Workspace, context: Context) -> Held | None:
+        """The question as whoever answered in Airflow has read it: the last that was asked."""
+        from include.approvals import Held
+
+        asked = self._asked(workspace, context)
+        questions = [
+            load(Held, entry.uri, "the question as Airflow showed it")
+            for entry in storage.entries(workspace.run(own_run_id(context)))
+            if entry.uri.startswith(asked)
+        ]
+        return max(questions, key=lambda held: held.question, default=None)
+
+    def _asked(self, workspace: Workspace, context: Context) -> str:
+        """What the files begin with that say which questions Airflow has shown."""
+        return storage.join(workspace.run(own_run_id(context)), f"asked-{context['ti'].id}-")
 
 
 def ask_for_approval(**task_args: Any) -> AskForApproval:

@@ -73,11 +73,10 @@ def plan_model_rollback(
     for as_of in table.store.current_versions():
         if not since <= as_of <= until:
             continue
-        versions = table.store.versions(as_of)
-        current = next((version for version in versions if version.current), None)
+        current = table.store.current(as_of)
         if current is None or current.model_version != model_version:
             continue
-        earlier = _earlier(table.store, as_of, versions)
+        earlier = _earlier(table.store, as_of, table.store.versions(as_of))
         target = next((one for one in earlier if one.model_version != model_version), None)
         moves.append(Move(as_of, current, target, "planned" if target else "no other version"))
     return moves

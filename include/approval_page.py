@@ -31,11 +31,16 @@ def question(held: Held, manifest: VersionManifest | None, report: str | None) -
     rows = "\n".join(f"| {name} | {_cell(fact)} |" for name, fact in facts.items() if fact)
     given = f"{held.pipeline} --date {held.as_of} --version {held.version}"
     return (
-        "The version is complete and sound, but its scores moved further than "
-        "`max_score_psi` allows. **Approve** publishes it, **Reject** leaves readers with what "
-        f"they have.\n\n| | |\n|---|---|\n{rows}\n\n"
+        f"The version is complete and sound, but {_why(held)}. **Approve** publishes it, "
+        f"**Reject** leaves readers with what they have.\n\n| | |\n|---|---|\n{rows}\n\n"
         f"On the command line: `daybreak approve {given}`, or `daybreak reject` with the same.\n"
     )
+
+
+def _why(held: Held) -> str:
+    if held.shift.too_large:
+        return "its scores moved further than `max_score_psi` allows"
+    return "it was refused before"
 
 
 def _audit(held: Held) -> str:

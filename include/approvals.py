@@ -41,7 +41,8 @@ class Held(Value):
 
     `question` counts the questions about this version, from 1. `run` asked it last. `replaces` is
     what readers had of the date: a version that takes its place meanwhile ends the question.
-    `again` says why an approval from before counts no more; empty where there was none.
+    `again` says why an answer from before counts no more; empty where there was none. `overruling`
+    is a question of somebody who takes such an answer back: no run waits for what comes of it.
     """
 
     pipeline: str
@@ -56,19 +57,24 @@ class Held(Value):
     message: str
     checks: tuple[Check, ...]
     again: str = ""
+    overruling: bool = False
 
     def until_local(self) -> str:
         return f"{self.until.astimezone(ZoneInfo(self.run.timezone)):%Y-%m-%d %H:%M} " + (
             self.run.timezone
         )
 
+    @property
+    def in_airflow(self) -> bool:
+        """Whether a task of Airflow waits for the answer, and does the rest itself."""
+        return self.run.invocation.orchestrator == "airflow" and not self.overruling
+
     def how_to_answer(self) -> str:
         """What a person types, or opens."""
         given = f"{self.pipeline} --date {self.as_of} --version {self.version}"
-        airflow = self.run.invocation.orchestrator == "airflow"
+        where = ", in Airflow (required actions of the run) or here" if self.in_airflow else ""
         return (
-            f"look at the report, then answer by {self.until_local()}"
-            + (", in Airflow (required actions of the run) or here" if airflow else "")
+            f"look at the report, then answer by {self.until_local()}{where}"
             + f": daybreak approve {given}, or daybreak reject {given}; without an answer it "
             "counts as rejected"
         )
@@ -124,8 +130,9 @@ class Standing:
 
     @property
     def rejection(self) -> Answer | None:
-        """The last answer on record, where a person said no."""
-        return self.last if self.last is not None and self.last.verdict == "rejected" else None
+        """The last answer that a person gave, where that is no, whoever was asked since."""
+        given = [answer for answer in self.answers if answer.verdict != "expired"]
+        return given[-1] if given and given[-1].verdict == "rejected" else None
 
     def approval_to_replace(self, current: str | None, now: dt.datetime) -> Answer | None:
         """The approval that stands, where it was given while readers had what they have now."""
@@ -144,7 +151,7 @@ class Standing:
 
 
 def expired(held: Held) -> Answer:
-    return Answer(verdict="expired", by=NOBODY, at=held.until)
+    return Answer(verdict="expired", by=NOBODY, at=held.until, replaces=held.replaces)
 
 
 def is_of_question(uri: str) -> bool:
@@ -240,12 +247,8 @@ def forget(workspace: Workspace, as_of: dt.date, version: str) -> None:
 
 def require_not_rejected(standing: Standing) -> None:
     """Raise Rejected where a person said no: a repeat of the run does not ask again."""
-    last = standing.rejection
-    if last is None:
-        return
-    if standing.held is not None and standing.held.question > len(standing.answers):
-        return  # asked again since
-    raise rejected(standing, last)
+    if (last := standing.rejection) is not None:
+        raise rejected(standing, last)
 
 
 def rejected(standing: Standing, given: Answer) -> Rejected:

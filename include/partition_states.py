@@ -37,8 +37,9 @@ class PartitionState(Value):
     version waits for a person; `version` is what readers have meanwhile. `failed`: readers have
     nothing, and the last run failed. `missing`: readers have nothing, and no run has failed.
 
-    `version`, `model_version`, `rows` and `published_run` are of what readers have. `note` tells
-    of a last run that changed nothing for readers.
+    `version`, `model_version`, `rows` and `published_run` are of what readers have, and `decision`
+    is the rollback by which they have it, if one did that. `note` tells of a last run that changed
+    nothing for readers.
     """
 
     partition: Partition
@@ -49,6 +50,7 @@ class PartitionState(Value):
     model_version: str | None = None
     rows: int | None = None
     published_run: str | None = None
+    decision: Decision | None = None
     last_run: str | None = None
 
 
@@ -97,9 +99,11 @@ def to_run(state: PartitionState, rescore: Rescore) -> tuple[bool, str]:
     runs = (
         rescore == "all"
         or state.version is None
-        or (rescore == "stale" and state.state in ("stale", "held"))
+        or (rescore == "stale" and state.state in ("stale", "held") and state.decision is None)
     )
     why = "; ".join(state.reasons)
+    if state.state == "held" and state.decision is not None and not runs:
+        why = f"has version {state.version}, rolled back {state.decision}; {why}"
     if state.state == "published":
         why = f"has version {state.version}" + (f"; {state.note}" if state.note else "")
     elif state.state == "stale" and not runs:
@@ -183,6 +187,7 @@ def _state(
         model_version=manifest.model_version if manifest else None,
         rows=manifest.rows if manifest else None,
         published_run=manifest.run_id if manifest else None,
+        decision=known.rollback,
         last_run=known.last.run_id if known.last else None,
     )
 

@@ -9,7 +9,7 @@ from include import approvals, storage
 from include.approvals import Held, standing_of
 from include.audit import Audited, HeldForApproval, audit, require
 from include.config import PipelineConfig
-from include.errors import CorruptData, PermanentError
+from include.errors import CorruptData, DaybreakError, PermanentError
 from include.pipeline import planned_pipeline
 from include.run import (
     GateResult,
@@ -25,13 +25,11 @@ from include.scoring import ScoringJob, load_job, receipts, scored_columns
 from include.snapshots import load_manifest
 from include.stores import (
     Decision,
-    Overtaken,
     Seen,
     Store,
     Version,
     VersionManifest,
     open_store,
-    rule,
 )
 from include.workspace import Workspace
 from tasks.step import step_of
@@ -44,45 +42,61 @@ def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> P
 
     Raises AuditFailed where the files are no version to publish, and HeldForApproval, after
     `held.json` is written, where the scores moved too far from the version that it follows and
-    nobody has approved it yet. Raises Rejected where a person rejected this very version, and
-    RolledBack where a person rolled back from it.
+    nobody has approved it yet. Raises Rejected where a person rejected this very version,
+    RolledBack where a person rolled back from it, and PermanentError where a run that was planned
+    later came first, or readers got what the run was asked to leave alone.
     """
     with step_of(run, "publish") as recorder:
-        config = planned_pipeline(run).config
-        workspace = Workspace(run.workspace, run.pipeline)
-        store = open_store(config.predictions, workspace.predictions())
-        as_of = run.partition.as_of
-        while True:
-            current, manifest = store.current(as_of), store.manifest(as_of, scored.version)
-            audited, approval = Audited((), None), None
-            if current is None or manifest is None or current.version != scored.version:
-                require_wanted(run, current, scored.version)
-                source = load_manifest(snapshot)
-                manifest = _manifest(run, config, source, gate, scored, snapshot.uri)
-                store.stage(manifest)
-                require_not_rolled_back(store, manifest)
-                approvals.require_not_rejected(standing_of(workspace, as_of, scored.version))
-                reference = followed(store, as_of, current)
-                audited = audit(
-                    manifest, source, config.predictions.audit, config.model.output, reference
-                )
-                _forget_damaged(scored, audited)
-                approval = _cleared(run, config, manifest, audited, current)
-            else:
-                _require_same_parts(manifest, load_job(scored.uri))
+        store = open_store(
+            planned_pipeline(run).config.predictions,
+            Workspace(run.workspace, run.pipeline).predictions(),
+        )
+        published = None
+        while published is None:
+            current = store.current(run.partition.as_of)
             try:
-                published = store.commit(manifest, run.planned_at, approval, seen=Seen.of(current))
-            except Overtaken as error:
-                log.info("%s %s: %s; audited again", run.pipeline, run.partition, error.found)
-                continue
-            break
-        if approval is None and audited.checks:
-            approvals.forget(workspace, as_of, scored.version)
-        recorder.result = noted(run, published, approval, audited)
-        return recorder.result
+                published = _published(run, store, current, snapshot, gate, scored)
+            except DaybreakError as error:
+                # Whatever was found, the error too, was found beside what readers had then.
+                if Seen.of(store.current(run.partition.as_of)) == Seen.of(current):
+                    raise
+                log.info("looking again, since readers have another version: %s", error.found)
+        recorder.result = published
+        return published
 
 
-def require_wanted(run: Run, current: Version | None, version: str) -> None:
+def _published(
+    run: Run,
+    store: Store,
+    current: Version | None,
+    snapshot: Snapshot,
+    gate: GateResult,
+    scored: Scored,
+) -> Published:
+    """Publish over `current` and nothing else: Overtaken where readers have another one by then."""
+    config, workspace = planned_pipeline(run).config, Workspace(run.workspace, run.pipeline)
+    as_of, manifest = run.partition.as_of, store.manifest(run.partition.as_of, scored.version)
+    audited, approval = Audited((), None), None
+    if current is None or manifest is None or current.version != scored.version:
+        _require_wanted(run, current, scored.version)
+        source = load_manifest(snapshot)
+        manifest = _manifest(run, config, source, gate, scored, snapshot.uri)
+        store.stage(manifest)
+        store.require_not_superseded(manifest, run.planned_at)
+        approvals.require_not_rejected(standing_of(workspace, as_of, scored.version))
+        reference = followed(store, as_of, current)
+        audited = audit(manifest, source, config.predictions.audit, config.model.output, reference)
+        _forget_damaged(scored, audited)
+        approval = _cleared(run, config, manifest, audited, current)
+    else:
+        _require_same_parts(manifest, load_job(scored.uri))
+    published = store.commit(manifest, run.planned_at, approval, seen=Seen.of(current))
+    if approval is None and audited.checks:
+        approvals.forget(workspace, as_of, scored.version)
+    return noted(run, published, approval, audited)
+
+
+def _require_wanted(run: Run, current: Version | None, version: str) -> None:
     """Raise where readers got, while the run was under way, what it was asked to leave alone.
 
     It looked before it was planned (tasks/preview.py), and hours may have passed since.
@@ -97,7 +111,7 @@ def require_wanted(run: Run, current: Version | None, version: str) -> None:
         return
     raise PermanentError(
         f"{found}, and this run was asked to leave such a partition alone (rescore: "
-        f"{run.rescore}): version {version} was not published",
+        f"{run.rescore}): readers keep it, and do not get version {version}",
         do="nothing, if that version is the one to have; otherwise run the partition with "
         "rescore: all",
     )
@@ -132,15 +146,6 @@ def noted(run: Run, published: Published, approval: Decision | None, audited: Au
     return published.model_copy(update={"checks": audited.checks, "note": note})
 
 
-def require_not_rolled_back(store: Store, manifest: VersionManifest) -> None:
-    """`commit` would refuse it too, but only after an audit that may hold it for a person."""
-    listed = store.versions(manifest.as_of)
-    current = next((version.version for version in listed if version.current), None)
-    for version in listed:
-        if version.version == manifest.version and version.rolled_back_by is not None:
-            raise rule.rolled_back(manifest, version.rolled_back_by, current)
-
-
 def _cleared(
     run: Run,
     config: PipelineConfig,
@@ -157,10 +162,8 @@ def _cleared(
     try:
         require(audited, manifest)
     except HeldForApproval as error:
-        standing, replaces = (
-            standing_of(workspace, manifest.as_of, manifest.version),
-            Seen.of(current),
-        )
+        replaces = Seen.of(current)
+        standing = standing_of(workspace, manifest.as_of, manifest.version)
         given = standing.approval_to_replace(replaces.version, now)
         if given is not None:
             return given.decision
@@ -178,12 +181,14 @@ def asked(
     found: str,
     again: str,
     now: dt.datetime,
+    *,
+    overruling: bool = False,
 ) -> HeldForApproval:
     """Put the question whether the version is to be published to a person; its error.
 
     `found` says why it is asked, and `again` why an answer from before does not count.
     """
-    assert audited.shift is not None
+    assert audited.shift is not None  # what is held moved
     held = approvals.ask(
         Workspace(run.workspace, run.pipeline),
         Held(
@@ -198,6 +203,7 @@ def asked(
             message="; ".join(filter(None, (found, again))),
             checks=audited.checks,
             again=again,
+            overruling=overruling,
         ),
     )
     return HeldForApproval(held.message, do=held.how_to_answer())

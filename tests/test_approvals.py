@@ -20,7 +20,8 @@ from include.audit import AuditFailed
 from include.errors import PermanentError, TransientError
 from include.pipeline import load_pipeline
 from include.reports.model import RunReport
-from include.run import Invocation, Value
+from include.reports.records import read_records, step_record
+from include.run import Invocation, Run, Value
 from include.stores import Store, open_store
 from include.workspace import Workspace
 from tasks.approval import approve, reject, settle
@@ -99,7 +100,7 @@ def waiting(
         world.configure({"drift": {"trailing": 0}})
         assert run(FIRST).report.state == "published"  # type: ignore[union-attr]
         world.execute(f"UPDATE accounts SET visits = 0 WHERE event_date > '{FIRST}'")
-        days = [FIRST + dt.timedelta(days=n) for n in range(1, 17)]
+        days = [FIRST + dt.timedelta(days=n) for n in range(1, 18)]
         # Before any of them is answered: a later one would be compared with it.
         outcomes = [(day, run(day)) for day in days]
         assert {outcome.report.state for _, outcome in outcomes if outcome.report} == {"held"}
@@ -224,6 +225,7 @@ def test_a_rejection_outlives_the_files_of_what_was_rejected(tiny: World) -> Non
 def test_a_rejected_version_is_compared_with_what_readers_have_by_now_before_it_is_published(
     held: Held,
 ) -> None:
+    in_airflow(held)
     assert command("reject", NAME, "--date", str(held.day), "--by", "ann").exit_code == 0
     visits = f"(SELECT max(visits) FROM accounts WHERE event_date = '{FIRST}') * random()"
     held.world.execute(f"UPDATE accounts SET visits = {visits} WHERE event_date = '{held.day}'")
@@ -241,9 +243,20 @@ def test_a_rejected_version_is_compared_with_what_readers_have_by_now_before_it_
     question = held.question()
     assert (question.question, question.replaces) == (2, replaces)
     assert held.state() == "waiting" and held.current == replaces
-    # Who has seen the figures answers once more, and that is all it takes.
+    # Nothing but an answer publishes it: no repeat of the command, and no run that makes it again.
+    assert command(*answer, "--overrule").exit_code == 3
+    held.world.execute(f"UPDATE accounts SET visits = 0 WHERE event_date = '{held.day}'")
+    held.world.configure({"predictions": {"audit": {"max_score_psi": 100.0}}})
+    again = run(held.day)
+    held.world.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
+    assert isinstance(again.error, Rejected) and "rejected by ann" in str(again.error)
+    with pytest.raises(Rejected, match="rejected by ann"):
+        approvals.require_not_rejected(standing_of(held.workspace, held.day, held.version))
+    assert (held.state(), held.current) == ("waiting", replaces)
+    # Who has seen the figures answers once more, and that is all it takes: no run waits for it.
     done = command(*answer)
     assert done.exit_code == 0, done.output
+    assert "  report  " in done.stdout and "Airflow" not in done.stdout
     assert held.current == held.version
     assert held.store.versions(held.day)[-1].approval is not None
 
@@ -376,12 +389,36 @@ def test_an_orchestrator_whose_time_is_up_puts_that_on_record(held: Held) -> Non
     assert answer.verdict == "expired"
 
 
-def test_a_run_in_airflow_that_waits_is_left_to_report_itself(held: Held) -> None:
+def in_airflow(held: Held, **changes: Any) -> Run:
+    """Let the question be one of a run in Airflow, and further `changes` of it; that run."""
     found = held.question()
     waits = Invocation(orchestrator="airflow", id="manual__1")
     asked = found.run.model_copy(update={"invocation": waits})
     uri = approvals.held_uri(held.workspace, held.day, held.version)
-    storage.write(uri, found.model_copy(update={"run": asked}).model_dump_json().encode())
+    found = found.model_copy(update={"run": asked, **changes})
+    storage.write(uri, found.model_dump_json().encode())
+    return asked
+
+
+def test_an_answer_in_airflow_is_one_to_the_question_that_was_read_there(held: Held) -> None:
+    asked = in_airflow(held)
+    shown = Answer(verdict="approved", by="ann", at=NOW, replaces="vbefore")
+    with pytest.raises(PermanentError, match="to replace vbefore; readers have nothing since"):
+        settle(asked, held.version, shown, NOW)
+    assert (held.state(), held.current) == ("waiting", None)
+    # Another run may have made the version meanwhile, and ask the same: each has its own record.
+    other = asked.model_copy(update={"run_id": "another"})
+    in_airflow(held, run=other)
+    assert read_records(held.workspace, asked.run_id).published is None
+    settle(asked, held.version, Answer(verdict="approved", by="ann", at=NOW), NOW)
+    assert held.current == held.version
+    for run_id in (asked.run_id, "another"):
+        published = step_record(held.workspace, run_id, "publish")
+        assert published is not None and published.outcome == "success"
+
+
+def test_a_run_in_airflow_that_waits_is_left_to_report_itself(held: Held) -> None:
+    asked = in_airflow(held)
     decided = approve(NAME, held.day, None, "ann", "", NOW)
     assert (decided.outcome, decided.report) == ("published", None)
     assert settle(asked, held.version, None, NOW).version == held.version

@@ -375,6 +375,22 @@ def test_a_run_that_was_to_leave_published_partitions_alone_leaves_one_that_came
     assert store.current(tiny.day).version == nightly.scored.version  # type: ignore[union-attr]
 
 
+def test_nobody_is_asked_about_a_version_that_comes_too_late(
+    tiny: World, prepare: Prepare, store: Store
+) -> None:
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
+    sql = (tiny.folder / "features.sql").read_text("utf-8")
+    rewrite(tiny, POORER)
+    slow = prepare(run="slow")
+    rewrite(tiny, sql)
+    fast = prepare(run="fast").publish()
+    with pytest.raises(PermanentError, match="comes too late"):
+        slow.publish()
+    workspace = Workspace(tiny.workspace, tiny.name)
+    assert standing_of(workspace, tiny.day, slow.scored.version).held is None
+    assert store.current(tiny.day).version == fast.version  # type: ignore[union-attr]
+
+
 def test_a_pass_through_column_that_the_table_cannot_hold_says_what_to_cast(
     tiny: World, prepare: Prepare, store: Store
 ) -> None:

@@ -21,11 +21,11 @@ from daybreak.status import SHOWN, Status, print_status, status_of
 from include.errors import BadConfig, TransientError
 from include.models.registry import RegisteredModel
 from include.partition import Grain, Partition, partitions_between
-from include.partition_states import PartitionState, State, partition_states
+from include.partition_states import PartitionState, State, partition_states, to_run
 from include.past_runs import past_runs, usual
 from include.pipeline import load_pipeline
 from include.run import Value
-from include.stores import open_store
+from include.stores import Decision, open_store
 from include.workspace import Workspace
 from tests.world import ROWS, World, copy_world
 
@@ -299,6 +299,20 @@ def test_days_that_lie_in_the_future_or_are_swapped_are_refused_in_one_line(here
         status_of("tiny", dt.date(2026, 2, 8), dt.date(2026, 2, 9), NOW, offline=True)
     with pytest.raises(BadConfig, match="ends .2026-02-01. before it begins"):
         status_of("tiny", dt.date(2026, 2, 8), dt.date(2026, 2, 1), NOW, offline=True)
+
+
+def test_no_range_of_dates_undoes_a_rollback_not_even_where_a_version_is_held() -> None:
+    decision = Decision(by="ann", at=NOW, reason="delays doubled")
+    (day,) = partitions_between(DAYS["held"], DAYS["held"], "day")
+    for state in ("rolled back", "held", "stale"):
+        found = PartitionState(
+            partition=day, state=state, reasons=("a reason",), version="v1", decision=decision
+        )
+        runs, why = to_run(found, "stale")
+        assert not runs and "has version v1" in why, state
+        assert to_run(found, "all")[0]
+    free = PartitionState(partition=day, state="held", reasons=("a reason",), version="v1")
+    assert to_run(free, "stale")[0]
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,12 @@ class Store(Protocol):
         deleted it may still delete files of these names, and another claim makes other names.
         """
 
+    def require_not_superseded(self, manifest: VersionManifest, planned_at: dt.datetime) -> None:
+        """Raise what `commit` would of the runs and the people who decided otherwise.
+
+        For whoever is about to do work for it, or to ask a person.
+        """
+
     def commit(
         self,
         manifest: VersionManifest,

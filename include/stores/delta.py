@@ -107,6 +107,11 @@ class Table:
             raise rule.published_otherwise(manifest, where)
         return self.history.keep_manifest(manifest, making)
 
+    def require_not_superseded(self, manifest: VersionManifest, planned_at: dt.datetime) -> None:
+        table = delta_log.load(self.root)
+        current = self._current_commit(table, manifest.as_of) if table is not None else None
+        rule.require_not_superseded(manifest, planned_at, current)
+
     def commit(
         self,
         manifest: VersionManifest,

@@ -316,9 +316,15 @@ def before(commits: list[Commit], current: str | None) -> list[str]:
 
     A rollback leads back on that way and adds nothing to it.
     """
-    ordered = sorted(commits, key=lambda commit: commit.table_version)
-    replaced = {each.version: each.replaced for each in ordered if each.decision is None}
+    by_runs = sorted(
+        (commit for commit in commits if commit.decision is None),
+        key=lambda commit: commit.table_version,
+    )
     found, version = [current], current
-    while version is not None and (version := replaced.get(version)) not in found:
-        found.append(version)
+    while version is not None:
+        while by_runs and by_runs[-1].version != version:
+            by_runs.pop()
+        version = by_runs.pop().replaced if by_runs else None
+        if version not in found:
+            found.append(version)
     return [name for name in found[1:] if name is not None]

@@ -136,6 +136,10 @@ class Table:
         self._lock.write(f"stage version {manifest.version}", keep)
         return uri
 
+    def require_not_superseded(self, manifest: VersionManifest, planned_at: dt.datetime) -> None:
+        current = self._current_commit(manifest.as_of)
+        rule.require_not_superseded(manifest, planned_at, current)
+
     def commit(
         self,
         manifest: VersionManifest,
@@ -170,6 +174,11 @@ class Table:
         mark = uuid.uuid4().hex
         uploaded: list[str] = []
 
+        def require_next(current: Commit | None) -> None:
+            if decision is None:
+                rule.require_not_superseded(manifest, planned_at, current)
+            rule.require_seen(manifest, seen, current)
+
         def prepare() -> None:
             if uploaded:
                 return
@@ -177,6 +186,7 @@ class Table:
             current = self._current_commit(manifest.as_of)
             if current is not None and current.version == manifest.version:
                 return
+            require_next(current)
             entries = self._history.of_version(manifest.as_of, manifest.version)
             if not self._is_loaded(manifest, entries):
                 uploaded.append(upload(self._session, self.names, manifest))
@@ -186,9 +196,7 @@ class Table:
             if current is not None and current.version == manifest.version:
                 # Ours where the server took the commit and its answer was lost.
                 return self._outcome(current, number, published=current.mark == mark)
-            if decision is None:
-                rule.require_not_superseded(manifest, planned_at, current)
-            rule.require_seen(manifest, seen, current)
+            require_next(current)
             entries = self._history.of_version(manifest.as_of, manifest.version)
             self._require_not_deleting(manifest.as_of, manifest.version, entries)
             if (staged := manifest_of(entries)) is None:

@@ -422,18 +422,20 @@ def test_a_version_is_not_published_over_another_one_than_it_was_audited_against
 
 def test_a_table_knows_what_readers_had_before_the_current_version(store: Store) -> None:
     assert store.before(DAY) == []
-    for number in (1, 2, 3):
+    for number in (0, 1, 2, 3):
         store.commit(staged(store, f"v{number}"), PLANNED_AT)
-    assert store.before(DAY) == ["v2", "v1"]
+    assert store.before(DAY) == ["v2", "v1", "v0"]
     store.rollback(DAY, "v2", ANNA, replacing="v3")
-    assert store.before(DAY) == ["v1"]
+    assert store.before(DAY) == ["v1", "v0"]
     store.commit(staged(store, "v4"), LATER)
-    assert store.before(DAY) == ["v2", "v1"]
-    # A version that a run made again came after what it then took the place of.
+    assert store.before(DAY) == ["v2", "v1", "v0"]
+    # A version that a run made again came after what it then took the place of, and so on back.
     store.commit(staged(store, "v1"), LATER)
-    assert store.before(DAY) == ["v4", "v2"]
+    assert store.before(DAY) == ["v4", "v2", "v0"]
     store.delete([(DAY, "v4")], "retention", NOW)
-    assert store.before(DAY) == ["v4", "v2"]
+    assert store.before(DAY) == ["v4", "v2", "v0"]
+    store.rollback(DAY, "v2", ANNA, replacing="v1")
+    assert store.before(DAY) == ["v1", "v0"]
 
 
 def test_many_manifests_are_read_at_once(store: Store) -> None:
