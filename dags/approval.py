@@ -143,8 +143,8 @@ class AskForApproval(HITLOperator):
                 "by": who.get("name") or who.get("id") or "Airflow",
                 "at": at if isinstance(at, str) else at.isoformat(),
                 "reason": given.get("reason") or "",
-                "replaces": shown.replaces if shown is not None else None,
             },
+            "shown": {"version": shown.replaces} if shown is not None else None,
         }
 
     def _shown(self, workspace: Workspace, context: Context) -> Held | None:
@@ -284,9 +284,17 @@ class AnswerTrigger(BaseTrigger):
             log.info("the question was closed in Airflow meanwhile: %s", error)
 
 
-def answer_of(asked: Any) -> tuple[str, Any]:
-    """The version, and the answer given in Airflow; None where it is on record already."""
-    from include.approvals import Answer
+def answer_of(asked: Any) -> tuple[str, Any, Any]:
+    """The version, the answer given in Airflow, and what the question said that readers had.
 
-    given = asked["answer"]
-    return asked["version"], None if given is None else Answer.model_validate(given)
+    The last two are None where the answer is on record already.
+    """
+    from include.approvals import Answer
+    from include.stores import Seen
+
+    given, shown = asked["answer"], asked.get("shown")
+    return (
+        asked["version"],
+        None if given is None else Answer.model_validate(given),
+        None if shown is None else Seen.model_validate(shown),
+    )

@@ -141,9 +141,9 @@ def publish_approved(asked: Any) -> Value:
     from tasks.approval import settle
 
     run = get_current_context()["ti"].xcom_pull(task_ids="plan")
-    version, given = answer_of(asked)
+    version, given, shown = answer_of(asked)
     now = given.at if given is not None else dt.datetime.now(dt.UTC)
-    return settle(Run.model_validate(run), version, given, now)
+    return settle(Run.model_validate(run), version, given, now, shown)
 
 
 @step(minutes=15, trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS)

@@ -128,21 +128,23 @@ def reject(
     )
 
 
-def settle(run: Run, version: str, given: Answer | None, now: dt.datetime) -> Published:
+def settle(
+    run: Run, version: str, given: Answer | None, now: dt.datetime, shown: Seen | None = None
+) -> Published:
     """The end of a question that an orchestrator asked: what was published, or Rejected is raised.
 
     `given` is what the orchestrator was answered, None where it found an answer on record or the
-    time limit passed; its `replaces` is what the question showed. What is on record goes first:
-    somebody may have answered on the command line meanwhile, which then did the rest too. Raises
-    PermanentError where the question is about other readers by now than the one that was shown.
+    time limit passed. What is on record goes first: somebody may have answered on the command line
+    meanwhile, which then did the rest too. `shown` is what the question said that readers had:
+    PermanentError is raised where it is asked of other readers by now.
     """
     workspace, as_of = Workspace(run.workspace, run.pipeline), run.partition.as_of
     standing = standing_of(workspace, as_of, version)
     answered, held = standing.answer(now), standing.held
     if answered is None and given is not None and held is not None:
-        if given.replaces != held.replaces:
+        if shown is not None and shown.version != held.replaces:
             raise PermanentError(
-                f"version {version} was {given}, to replace {given.replaces or 'nothing'}; "
+                f"version {version} was {given}, to replace {shown.version or 'nothing'}; "
                 f"readers have {held.replaces or 'nothing'} since, and the question is about that",
                 do=held.how_to_answer(),
             ).located(run.pipeline, str(as_of))

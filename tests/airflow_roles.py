@@ -42,7 +42,7 @@ def resumed(plan: dict[str, Any]) -> Any:
         "responded_at": "2026-03-08T09:00:00+00:00",
         "responded_by_user": {"id": "1", "name": "ann"},
     }
-    context: Any = {"dag_run": run}
+    context: Any = {"dag_run": run, "ti": SimpleNamespace(id="of-the-task")}
     return ask_for_approval(task_id="ask").execute_complete(context, event)
 
 

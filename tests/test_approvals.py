@@ -22,7 +22,7 @@ from include.pipeline import load_pipeline
 from include.reports.model import RunReport
 from include.reports.records import read_records, step_record
 from include.run import Invocation, Run, Value
-from include.stores import Store, open_store
+from include.stores import Seen, Store, open_store
 from include.workspace import Workspace
 from tasks.approval import approve, reject, settle
 from tasks.upkeep import upkeep
@@ -402,15 +402,15 @@ def in_airflow(held: Held, **changes: Any) -> Run:
 
 def test_an_answer_in_airflow_is_one_to_the_question_that_was_read_there(held: Held) -> None:
     asked = in_airflow(held)
-    shown = Answer(verdict="approved", by="ann", at=NOW, replaces="vbefore")
+    given = Answer(verdict="approved", by="ann", at=NOW)
     with pytest.raises(PermanentError, match="to replace vbefore; readers have nothing since"):
-        settle(asked, held.version, shown, NOW)
+        settle(asked, held.version, given, NOW, Seen(version="vbefore"))
     assert (held.state(), held.current) == ("waiting", None)
     # Another run may have made the version meanwhile, and ask the same: each has its own record.
     other = asked.model_copy(update={"run_id": "another"})
     in_airflow(held, run=other)
     assert read_records(held.workspace, asked.run_id).published is None
-    settle(asked, held.version, Answer(verdict="approved", by="ann", at=NOW), NOW)
+    settle(asked, held.version, given, NOW, Seen(version=None))
     assert held.current == held.version
     for run_id in (asked.run_id, "another"):
         published = step_record(held.workspace, run_id, "publish")

@@ -24,10 +24,17 @@ ASK = "approval.ask"
 
 @pytest.fixture(scope="module")
 def value(running: Deployment) -> str:
-    """A pipeline with a published day, after which the scores moved."""
+    """A pipeline with a published day, after which the scores moved, of one day meanwhile."""
     running.add(VALUE, {"schedule": {"cron": None, "deadline": None}, "drift": {"trailing": 0}})
-    done = running.shell("run", VALUE, "--date", str(BEFORE), "--json")
-    assert done.exit_code == 0, done.stderr
+    running.world.execute(
+        f"UPDATE accounts SET visits = whole.visits FROM accounts whole WHERE whole.account_id = "
+        f"accounts.account_id AND whole.event_date = '{BEFORE}' AND accounts.event_date = "
+        f"'{APPROVED}'"
+    )
+    for day in (BEFORE, APPROVED):
+        done = running.shell("run", VALUE, "--date", str(day), "--json")
+        assert done.exit_code == 0, done.stderr
+    running.world.execute(f"UPDATE accounts SET visits = 0 WHERE event_date = '{APPROVED}'")
     return VALUE
 
 
@@ -88,7 +95,8 @@ def test_a_version_that_a_person_approves_through_the_api_is_published_and_the_r
     assert "approved by admin" in content["publish"]["note"]
     assert content["drift"] is not None
     versions = airflow.shell("versions", value, "--date", str(APPROVED), "--json")
-    (version,) = json.loads(versions.stdout)["versions"]
+    (replaced, version) = json.loads(versions.stdout)["versions"]
+    assert content["publish"]["replaced"] == replaced["version"]
     assert version["approval"]["reason"] == "a strike: nobody visits"
     events = airflow.call("GET", f"assets/events?source_dag_id={value}")["asset_events"]
     assert [event["source_run_id"] for event in events] == [run.id]
