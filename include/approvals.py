@@ -245,18 +245,17 @@ def forget(workspace: Workspace, as_of: dt.date, version: str) -> None:
     storage.delete([held_uri(workspace, as_of, version)])
 
 
-def require_not_rejected(standing: Standing) -> None:
+def require_not_rejected(standing: Standing, pipeline: str) -> None:
     """Raise Rejected where a person said no: a repeat of the run does not ask again."""
     if (last := standing.rejection) is not None:
-        raise rejected(standing, last)
+        raise rejected(standing, last, pipeline)
 
 
-def rejected(standing: Standing, given: Answer) -> Rejected:
+def rejected(standing: Standing, given: Answer, pipeline: str) -> Rejected:
     """The error of a version that is not to be published."""
-    pipeline = standing.held.pipeline if standing.held else ""
     given_names = f"{pipeline} --date {standing.as_of} --version {standing.version}"
     do = "point the model's alias to a better version or mend the features, and run it again"
-    if given.verdict == "expired":
+    if given.verdict == "expired" and standing.rejection is None:
         do = "run the partition again, which asks anew"
     return Rejected(
         f"version {standing.version} was {given}; readers keep what they had",

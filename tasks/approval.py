@@ -8,12 +8,13 @@ from typing import Literal
 
 from include import approvals
 from include.approvals import Answer, Held, Rejected, Standing, standing_of
-from include.audit import Audited
+from include.audit import Audited, HeldForApproval
 from include.errors import DaybreakError, PermanentError, TransientError
+from include.pipeline import planned_pipeline
 from include.reports.records import read_records
 from include.run import Published, Report, Run, Value
 from include.settings import silence_telemetry
-from include.stores import Overtaken, Seen
+from include.stores import Overtaken, Seen, open_store
 from include.workspace import Workspace
 from tasks.drift import drift
 from tasks.held_version import HeldVersion, held_version, manifest_of, not_the_next, to_publish
@@ -52,6 +53,7 @@ def approve(
     *,
     overrule: bool = False,
     finish: bool = True,
+    shown: Seen | None = None,
 ) -> Decided:
     """Publish a held version of the partition of `day`, with who decided it, when and why.
 
@@ -60,21 +62,27 @@ def approve(
     takes one that was rejected, or that nobody answered in time; where readers have another version
     since, it is compared with that one and asked again, which raises HeldForApproval. Publishing it
     twice, or while somebody else does, is publishing it once. With `finish`, the steps after
-    publish are run too, unless the run that asked waits and does that. Raises PermanentError where
-    it cannot be published.
+    publish are run too, unless the run that asked waits and does that. `shown` is what the question
+    said that readers had, where somebody answers to that. Raises PermanentError where it cannot be
+    published.
     """
     silence_telemetry()
     case = held_version(pipeline, day, version, now, "approve")
     try:
+        given = Answer(verdict="approved", by=by, at=now, reason=reason)
+        _require_shown(case.standing, case.held, given, shown)
         if not case.published:
             case = to_publish(case, overrule)
         held, answered = case.held, case.on_record
-        given = Answer(verdict="approved", by=by, at=now, reason=reason)
         if answered is None:
             given = approvals.answer(case.workspace, held, given)
-        elif answered.verdict == "approved":
+        elif case.published or answered.verdict == "approved":
             given = answered
+        else:
+            raise approvals.rejected(case.standing, answered, pipeline)
         published = _commit(case, given)
+    except HeldForApproval as error:
+        raise _held_anew(case.held, error).located(pipeline, str(case.held.as_of)) from None
     except DaybreakError as error:
         raise error.located(pipeline, str(case.held.as_of)) from None
     return Decided(
@@ -107,21 +115,23 @@ def reject(
             pipeline=pipeline,
             partition=str(held.as_of),
         )
-    given = Answer(verdict="rejected", by=by, at=now, reason=reason)
-    report_made = None
-    if answered is None or answered.verdict == "approved":
+    given, report_made = answered, None
+    if given is None or given.verdict == "approved":
+        given = Answer(verdict="rejected", by=by, at=now, reason=reason)
         try:
             given = approvals.answer(case.workspace, held, given)
         except DaybreakError as error:
             raise error.located(pipeline, str(held.as_of)) from None
-        _record_rejection(case.standing, held, given)
+    # Also where somebody answered, and was killed before it was told.
+    if answered is None or read_records(case.workspace, held.run.run_id).held:
+        _record_rejection(case.standing, given, held.run)
         report_made = None if _goes_on(case) else report(held.pipeline, held.run.run_id)
     return Decided(
         pipeline=pipeline,
         as_of=held.as_of,
         version=held.version,
         outcome="rejected" if answered is None else "unchanged",
-        answer=answered or given,
+        answer=given,
         published=None,
         run_id=held.run.run_id,
         report=report_made,
@@ -141,32 +151,31 @@ def settle(
     workspace, as_of = Workspace(run.workspace, run.pipeline), run.partition.as_of
     standing = standing_of(workspace, as_of, version)
     answered, held = standing.answer(now), standing.held
-    if answered is None and given is not None and held is not None:
-        if shown is not None and shown.version != held.replaces:
-            raise PermanentError(
-                f"version {version} was {given}, to replace {shown.version or 'nothing'}; "
-                f"readers have {held.replaces or 'nothing'} since, and the question is about that",
-                do=held.how_to_answer(),
-            ).located(run.pipeline, str(as_of))
+    if held is None:
+        return _no_more_asked(run, version)
+    if answered is None and given is not None:
+        _require_shown(standing, held, given, shown)
         answered = given
     if answered is None:
         # Also where this machine's clock is behind the one that saw the time limit pass.
         raise TransientError(
             f"version {version} still waits for a person",
-            do=held.how_to_answer() if held else "",
+            do=held.how_to_answer(),
         ).located(run.pipeline, str(as_of))
     if answered.verdict == "approved":
         by, reason, at = answered.by, answered.reason, answered.at
-        decided = approve(run.pipeline, as_of, version, by, reason, at, finish=False)
+        decided = approve(run.pipeline, as_of, version, by, reason, at, finish=False, shown=shown)
         assert decided.published is not None
         if decided.run_id != run.run_id:
             # Another run has asked the same question since, and has the record.
             with step_of(run, "publish") as recorder:
                 recorder.result = decided.published
+            if not held.in_airflow:
+                _finished(held.run)
         return decided.published
-    if held is not None and held.question > len(standing.answers):
+    if held.question > len(standing.answers):
         answered = approvals.answer(workspace, held, answered)
-    raise _record_rejection(standing, held, answered, run)
+    raise _record_rejection(standing, answered, run)
 
 
 def _commit(case: HeldVersion, given: Answer) -> Published:
@@ -188,17 +197,51 @@ def _commit(case: HeldVersion, given: Answer) -> Published:
     return result
 
 
-def _record_rejection(
-    standing: Standing, held: Held | None, given: Answer, run: Run | None = None
-) -> Rejected:
-    """The error, recorded as the publish step of the run that asked."""
-    asked = run or (held.run if held is not None else None)
-    error = approvals.rejected(standing, given)
-    if asked is None:
-        return error
+def _no_more_asked(run: Run, version: str) -> Published:
+    """What became of a question that somebody took back: another run published the version."""
+    store = open_store(
+        planned_pipeline(run).config.predictions,
+        Workspace(run.workspace, run.pipeline).predictions(),
+    )
+    with step_of(run, "publish") as recorder:
+        current = store.current(run.partition.as_of)
+        manifest = store.manifest(run.partition.as_of, version)
+        if current is None or current.version != version or manifest is None:
+            raise PermanentError(
+                f"nobody is asked about version {version} any more, and readers have "
+                f"{current.version if current is not None else 'nothing'}",
+                do="clear the task publish, which looks again",
+            )
+        recorder.result = published = store.commit(manifest, run.planned_at)
+    return published
+
+
+def _require_shown(standing: Standing, held: Held, given: Answer, shown: Seen | None) -> None:
+    """Raise where an answer to an open question was given when that was about other readers."""
+    still_open = held.question > len(standing.answers)
+    if shown is not None and still_open and shown.version != held.replaces:
+        raise PermanentError(
+            f"version {held.version} was {given}, to replace {shown.version or 'nothing'}; readers "
+            f"have {held.replaces or 'nothing'} since, and the question is about that",
+            do=held.how_to_answer(),
+        ).located(held.pipeline, str(held.as_of))
+
+
+def _held_anew(held: Held, error: HeldForApproval) -> HeldForApproval:
+    """The error, recorded as the publish step of the run that asked, and reported."""
     try:
-        with step_of(asked, "publish"):
+        with step_of(held.run, "publish"):
             raise error
+    except HeldForApproval as raised:
+        report(held.pipeline, held.run.run_id)
+        return raised
+
+
+def _record_rejection(standing: Standing, given: Answer, run: Run) -> Rejected:
+    """The error, recorded as the publish step of the run that asked."""
+    try:
+        with step_of(run, "publish"):
+            raise approvals.rejected(standing, given, run.pipeline)
     except Rejected as raised:
         return raised
 

@@ -89,7 +89,8 @@ def to_publish(case: HeldVersion, overrule: bool) -> HeldVersion:
     """The question that an approval answers, or has answered, once the version was looked at again.
 
     One that was refused is asked anew where `overrule` says so, and then counts as planned now,
-    after whatever readers have.
+    after whatever readers have. Raises HeldForApproval where it was compared anew for that, or has
+    to be once more.
     """
     held, answered, moved = case.held, case.on_record, case.seen.version != case.had
     anew = replace(case, held=_asked_now(held, case.now))
@@ -99,13 +100,16 @@ def to_publish(case: HeldVersion, overrule: bool) -> HeldVersion:
         if overrule and held.again:
             # This command has asked it, and may have been killed before anybody read that.
             raise HeldForApproval(held.message, do=held.how_to_answer())
-    if answered is None or answered.verdict == "approved":
+    refused = answered if answered is not None and answered.verdict != "approved" else None
+    if answered is None and not held.overruling:
+        refused = case.standing.rejection  # of a run that asked while somebody said no
+    if refused is None:
         _require_publishable(case)
         return case
     if not overrule:
-        raise approvals.rejected(case.standing, answered)
+        raise approvals.rejected(case.standing, refused, held.pipeline)
     if moved:
-        raise _compared_anew(anew, answered)
+        raise _compared_anew(anew, refused)
     _require_publishable(anew)
     question = approvals.ask(case.workspace, anew.held)
     standing = standing_of(case.workspace, held.as_of, held.version)
@@ -139,18 +143,17 @@ def _compared_anew(case: HeldVersion, given: Answer) -> HeldForApproval:
     """
     held, manifest = case.held, manifest_of(case)
     audited = _audited(case, manifest, followed(case.store, held.as_of, case.current))
+    found = f"version {held.version}: {audited.shift}"
+    try:
+        require(audited, manifest)
+    except HeldForApproval as error:
+        found = error.found
     if audited.shift is None:
         raise PermanentError(
             f"version {held.version} cannot be compared with version {case.seen.version}, which "
             "readers have: one of them has no finite score",
             do="look at both with daybreak diff, and publish another version of the date first",
         )
-    try:
-        require(audited, manifest)
-    except HeldForApproval as error:
-        found = error.found
-    else:
-        found = f"version {held.version}: {audited.shift}"
     again = (
         f"it was {given}, when readers had {given.replaces or 'nothing'}; they have "
         f"{case.seen.version or 'nothing'} now"

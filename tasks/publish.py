@@ -25,6 +25,7 @@ from include.scoring import ScoringJob, load_job, receipts, scored_columns
 from include.snapshots import load_manifest
 from include.stores import (
     Decision,
+    Overtaken,
     Seen,
     Store,
     Version,
@@ -74,7 +75,7 @@ def _published(
     scored: Scored,
 ) -> Published:
     """Publish over `current` and nothing else: Overtaken where readers have another one by then."""
-    config, workspace = planned_pipeline(run).config, Workspace(run.workspace, run.pipeline)
+    config = planned_pipeline(run).config
     as_of, manifest = run.partition.as_of, store.manifest(run.partition.as_of, scored.version)
     audited, approval = Audited((), None), None
     if current is None or manifest is None or current.version != scored.version:
@@ -83,17 +84,29 @@ def _published(
         manifest = _manifest(run, config, source, gate, scored, snapshot.uri)
         store.stage(manifest)
         store.require_not_superseded(manifest, run.planned_at)
-        approvals.require_not_rejected(standing_of(workspace, as_of, scored.version))
+        _require_not_rejected(run, scored.version)
         reference = followed(store, as_of, current)
         audited = audit(manifest, source, config.predictions.audit, config.model.output, reference)
         _forget_damaged(scored, audited)
+        # An audit takes minutes: nobody is asked, or passed over, by what was true before it.
+        if Seen.of(store.current(as_of)) != Seen.of(current):
+            raise Overtaken(
+                "readers got another version during the audit", do="run the partition again"
+            )
+        _require_not_rejected(run, scored.version)
         approval = _cleared(run, config, manifest, audited, current)
     else:
         _require_same_parts(manifest, load_job(scored.uri))
     published = store.commit(manifest, run.planned_at, approval, seen=Seen.of(current))
     if approval is None and audited.checks:
-        approvals.forget(workspace, as_of, scored.version)
+        approvals.forget(Workspace(run.workspace, run.pipeline), as_of, scored.version)
     return noted(run, published, approval, audited)
+
+
+def _require_not_rejected(run: Run, version: str) -> None:
+    workspace = Workspace(run.workspace, run.pipeline)
+    standing = standing_of(workspace, run.partition.as_of, version)
+    approvals.require_not_rejected(standing, run.pipeline)
 
 
 def _require_wanted(run: Run, current: Version | None, version: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from include import approvals, storage
 from include.approval_page import question
-from include.approvals import Answer, Held, held_uri, standing_of
+from include.approvals import Answer, Held, Rejected, held_uri, standing_of
 from include.audit import Audited, AuditFailed, HeldForApproval, audit
 from include.config import Predictions
 from include.errors import CorruptData, PermanentError
@@ -375,8 +375,29 @@ def test_a_run_that_was_to_leave_published_partitions_alone_leaves_one_that_came
     assert store.current(tiny.day).version == nightly.scored.version  # type: ignore[union-attr]
 
 
+def test_a_rejection_that_comes_during_the_audit_counts(
+    tiny: World, prepare: Prepare, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, shifted, _ = published_and_held(tiny, prepare)
+    workspace, version = Workspace(tiny.workspace, tiny.name), shifted.scored.version
+    held = standing_of(workspace, tiny.day, version).held
+    assert held is not None
+    tiny.configure({"predictions": {"audit": {"max_score_psi": 100.0}}})
+    again = prepare(run="again")
+
+    def audited(*values: Any) -> Audited:
+        no = Answer(verdict="rejected", by="ann", at=held.held_at, reason="no visits")
+        approvals.answer(workspace, held, no)
+        return audit(*values)
+
+    monkeypatch.setattr("tasks.publish.audit", audited)
+    with pytest.raises(Rejected, match=f"rejected by ann.*daybreak approve {tiny.name} --date"):
+        again.publish()
+    assert store.current(tiny.day).version == first.version  # type: ignore[union-attr]
+
+
 def test_nobody_is_asked_about_a_version_that_comes_too_late(
-    tiny: World, prepare: Prepare, store: Store
+    tiny: World, prepare: Prepare, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny.configure({"predictions": {"audit": {"max_score_psi": 0.5}}})
     sql = (tiny.folder / "features.sql").read_text("utf-8")
@@ -389,6 +410,16 @@ def test_nobody_is_asked_about_a_version_that_comes_too_late(
     workspace = Workspace(tiny.workspace, tiny.name)
     assert standing_of(workspace, tiny.day, slow.scored.version).held is None
     assert store.current(tiny.day).version == fast.version  # type: ignore[union-attr]
+    # Also where that is so only once it was audited.
+    rewrite(tiny, POORER)
+    slow = prepare(run="slow again")
+    rewrite(tiny, RICHER)
+    faster = prepare(run="faster")
+    publish_after_the_first_audit(monkeypatch, faster)
+    with pytest.raises(PermanentError, match="comes too late"):
+        slow.publish()
+    assert standing_of(workspace, tiny.day, slow.scored.version).held is None
+    assert store.current(tiny.day).version == faster.scored.version  # type: ignore[union-attr]
 
 
 def test_a_pass_through_column_that_the_table_cannot_hold_says_what_to_cast(

@@ -126,7 +126,7 @@ def require_not_superseded(
     manifest: VersionManifest, planned_at: dt.datetime, current: Commit | None
 ) -> None:
     """Raise where a later run or a person decided otherwise."""
-    if current is None:
+    if current is None or current.version == manifest.version:
         return
     if manifest.version in current.withdrawn:
         raise rolled_back(manifest, current.withdrawn[manifest.version], current.version)
