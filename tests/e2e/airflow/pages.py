@@ -116,7 +116,15 @@ class Browser:
         self.page.get_by_label("Collapse Details Panel").click()
         graph = self.page.locator(".react-flow")
         graph.locator(".react-flow__node").first.wait_for()
+        # Only what is in sight is drawn, and the graph was laid out for the narrower page.
+        self.fit()
         return graph
+
+    def fit(self) -> None:
+        """Let the graph, where the page has one, show all of its nodes."""
+        control = self.page.locator(".react-flow__controls-fitview")
+        if control.is_visible():
+            control.click()
 
     def open_grid(self, dag: str) -> Page:
         """The grid of a DAG's runs, over the whole width of the page."""
@@ -157,9 +165,7 @@ class Browser:
         """Keep what is on the page, or on a part `of` it, once it has come to rest."""
         self.page.set_viewport_size({"width": width, "height": height})
         self.page.wait_for_load_state("networkidle")
-        fit = self.page.locator(".react-flow__controls-fitview")
-        if fit.is_visible():
-            fit.click()
+        self.fit()
         self.page.wait_for_timeout(1500)
         file = self.screenshots / f"{name}.png"
         if of is None:
