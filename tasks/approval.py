@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from typing import Literal
+from typing import Literal, TypeVar
 
 from include import approvals
 from include.approvals import Answer, Held, Rejected, Standing, standing_of
@@ -23,6 +23,8 @@ from tasks.report import report
 from tasks.step import step_of
 
 log = logging.getLogger("daybreak")
+
+Failure = TypeVar("Failure", HeldForApproval, Rejected)
 
 
 class Decided(Value):
@@ -82,7 +84,9 @@ def approve(
             raise approvals.rejected(case.standing, answered, pipeline)
         published = _commit(case, given)
     except HeldForApproval as error:
-        raise _held_anew(case.held, error).located(pipeline, str(case.held.as_of)) from None
+        _recorded(error, case.held.run)
+        report(pipeline, case.held.run.run_id)
+        raise error.located(pipeline, str(case.held.as_of)) from None
     except DaybreakError as error:
         raise error.located(pipeline, str(case.held.as_of)) from None
     return Decided(
@@ -124,7 +128,7 @@ def reject(
             raise error.located(pipeline, str(held.as_of)) from None
     # Also where somebody answered, and was killed before it was told.
     if answered is None or read_records(case.workspace, held.run.run_id).held:
-        _record_rejection(case.standing, given, held.run)
+        _recorded(approvals.rejected(case.standing, given, pipeline), held.run)
         report_made = None if _goes_on(case) else report(held.pipeline, held.run.run_id)
     return Decided(
         pipeline=pipeline,
@@ -175,7 +179,7 @@ def settle(
         return decided.published
     if held.question > len(standing.answers):
         answered = approvals.answer(workspace, held, answered)
-    raise _record_rejection(standing, answered, run)
+    raise _recorded(approvals.rejected(standing, answered, run.pipeline), run)
 
 
 def _commit(case: HeldVersion, given: Answer) -> Published:
@@ -227,22 +231,12 @@ def _require_shown(standing: Standing, held: Held, given: Answer, shown: Seen | 
         ).located(held.pipeline, str(held.as_of))
 
 
-def _held_anew(held: Held, error: HeldForApproval) -> HeldForApproval:
-    """The error, recorded as the publish step of the run that asked, and reported."""
-    try:
-        with step_of(held.run, "publish"):
-            raise error
-    except HeldForApproval as raised:
-        report(held.pipeline, held.run.run_id)
-        return raised
-
-
-def _record_rejection(standing: Standing, given: Answer, run: Run) -> Rejected:
+def _recorded(error: Failure, run: Run) -> Failure:
     """The error, recorded as the publish step of the run that asked."""
     try:
         with step_of(run, "publish"):
-            raise approvals.rejected(standing, given, run.pipeline)
-    except Rejected as raised:
+            raise error
+    except type(error) as raised:
         return raised
 
 

@@ -48,15 +48,14 @@ def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> P
     later came first, or readers got what the run was asked to leave alone.
     """
     with step_of(run, "publish") as recorder:
-        store = open_store(
-            planned_pipeline(run).config.predictions,
-            Workspace(run.workspace, run.pipeline).predictions(),
-        )
+        config = planned_pipeline(run).config
+        workspace = Workspace(run.workspace, run.pipeline)
+        store = open_store(config.predictions, workspace.predictions())
         published = None
         while published is None:
             current = store.current(run.partition.as_of)
             try:
-                published = _published(run, store, current, snapshot, gate, scored)
+                published = _published(run, config, store, current, snapshot, gate, scored)
             except DaybreakError as error:
                 # Whatever was found, the error too, was found beside what readers had then.
                 if Seen.of(store.current(run.partition.as_of)) == Seen.of(current):
@@ -68,6 +67,7 @@ def publish(run: Run, snapshot: Snapshot, gate: GateResult, scored: Scored) -> P
 
 def _published(
     run: Run,
+    config: PipelineConfig,
     store: Store,
     current: Version | None,
     snapshot: Snapshot,
@@ -75,7 +75,6 @@ def _published(
     scored: Scored,
 ) -> Published:
     """Publish over `current` and nothing else: Overtaken where readers have another one by then."""
-    config = planned_pipeline(run).config
     as_of, manifest = run.partition.as_of, store.manifest(run.partition.as_of, scored.version)
     audited, approval = Audited((), None), None
     if current is None or manifest is None or current.version != scored.version:
